@@ -1,0 +1,49 @@
+# Everything runs from .venv, built from uv.lock. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.setup-stamp
+# uv from PATH, or else from PyPI into .uv.
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+
+# Use the machine's Python; never fetch another one.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+
+.PHONY: help setup demo test check bench lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Build .venv with every extra from uv.lock (does nothing when it is up to date)
+
+demo: setup ## Replicate a live workload between two embedded PostgreSQL servers over an embedded Kafka
+	$(VENV)/bin/headrace demo
+
+test: setup check ## Run the checks, then every test
+	$(VENV)/bin/pytest
+
+check: setup ## Lint, format check, types, direction of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: setup ## Run the benchmarks
+	$(VENV)/bin/python -m benchmarks
+
+lock: $(UV) ## Resolve the newest allowed versions into uv.lock
+	$(UV) lock --upgrade --python "$$(command -v $(PYTHON))"
+
+$(STAMP): pyproject.toml uv.lock | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "headrace needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one with: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(UV) sync --locked --all-extras --python "$$(command -v $(PYTHON))"
+	@touch $@
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet 'uv>=0.8'

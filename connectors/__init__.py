@@ -1,0 +1,1 @@
+"""One folder per database: sources and targets behind the same small interfaces."""

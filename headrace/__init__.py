@@ -1,0 +1,1 @@
+"""Command line, configuration, supervision and embedded servers: composition only."""

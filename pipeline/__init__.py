@@ -1,0 +1,1 @@
+"""The decisions, as pure functions: no input or output, no clock."""

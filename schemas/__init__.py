@@ -1,0 +1,1 @@
+"""Avro contracts of every topic, and their codecs."""
