@@ -1,0 +1,88 @@
+"""Fixtures for every test: one embedded Kafka and two PostgreSQL servers a session, started when first used.
+
+Tests that kill a server start one of their own (see tests/embedded).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+
+# fsync off: no test pulls the plug, and a killed server loses nothing that the kernel has.
+PG_SETTINGS = {
+    "wal_level": "logical",
+    "max_wal_senders": "50",
+    "max_replication_slots": "50",
+    "max_prepared_transactions": "10",
+    "max_connections": "200",
+    "fsync": "off",
+}
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """A directory for servers: not pytest's own, which no other system user may enter."""
+    directory = Path(tempfile.mkdtemp(prefix="headrace-test-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kafka(server_dir: Path) -> Iterator[EmbeddedKafka]:
+    """The session's broker: use topic and group names of your own."""
+    with EmbeddedKafka(server_dir) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def source_pg(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's source server: use `source_db`."""
+    with EmbeddedPostgres(server_dir / "source", settings=PG_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def target_pg(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's target server: use `target_db`."""
+    with EmbeddedPostgres(server_dir / "target", settings=PG_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture
+def source_db(source_pg: EmbeddedPostgres) -> Iterator[str]:
+    """The connection string of a new database on the source server; dropped with its slots afterwards."""
+    yield from _database(source_pg)
+
+
+@pytest.fixture
+def target_db(target_pg: EmbeddedPostgres) -> Iterator[str]:
+    """The connection string of a new database on the target server; dropped with its slots afterwards."""
+    yield from _database(target_pg)
+
+
+def _database(server: EmbeddedPostgres) -> Iterator[str]:
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield server.dsn(name)
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        _drop_slots(admin, name)
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:
+    """Drop the replication slots of `database`, first ending the sessions that use them."""
+    slots = "FROM pg_replication_slots WHERE database = %s"
+    admin.execute(
+        f"SELECT pg_terminate_backend(active_pid, 5000) {slots} AND active_pid IS NOT NULL", [database]
+    )
+    admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {slots}", [database])
