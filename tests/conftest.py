@@ -5,6 +5,7 @@ Tests that kill a server start one of their own (see tests/embedded).
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import uuid
@@ -60,23 +61,29 @@ def target_pg(server_dir: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def source_db(source_pg: EmbeddedPostgres) -> Iterator[str]:
     """The connection string of a new database on the source server; dropped with its slots afterwards."""
-    yield from _database(source_pg)
+    with fresh_database(source_pg) as dsn:
+        yield dsn
 
 
 @pytest.fixture
 def target_db(target_pg: EmbeddedPostgres) -> Iterator[str]:
     """The connection string of a new database on the target server; dropped with its slots afterwards."""
-    yield from _database(target_pg)
+    with fresh_database(target_pg) as dsn:
+        yield dsn
 
 
-def _database(server: EmbeddedPostgres) -> Iterator[str]:
+@contextlib.contextmanager
+def fresh_database(server: EmbeddedPostgres) -> Iterator[str]:
+    """A new database with a name of its own; dropped afterwards with its slots, whoever is connected."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    yield server.dsn(name)
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        _drop_slots(admin, name)
-        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    try:
+        yield server.dsn(name)
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            _drop_slots(admin, name)
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:

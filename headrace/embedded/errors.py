@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from pathlib import Path
 
 LOG_TAIL_LINES = 12  # enough for PostgreSQL's FATAL + DETAIL + HINT, or the head of a Java cause
+DISK_FULL_BYTES = 16 * 1024 * 1024  # one WAL segment of PostgreSQL: with less left it cannot go on
 LOG_TAIL_BYTES_MAX = 64 * 1024  # a log may be huge: only its end is read
 
 # What a server's log says when it gives up -> what to do about it. The first match wins.
@@ -63,10 +65,19 @@ def io_error(action: str, path: Path, error: OSError) -> EmbeddedError:
     return EmbeddedError(f"Cannot {action}: {reason}.", where=path, remedy=remedy)
 
 
-def server_failed(what: str, log_path: Path, default_remedy: str) -> EmbeddedError:
+def server_failed(what: str, log_path: Path, remedy: str = "Read the log named above.") -> EmbeddedError:
     """The error for a server that gave up: quotes the end of its log and reads the remedy from it."""
     log_tail = tail(log_path)
-    return EmbeddedError(what, where=log_path, log_tail=log_tail, remedy=remedy_for(log_tail, default_remedy))
+    # On a full disk the log itself may say nothing.
+    reason = "No space left on device" if _disk_is_full(log_path.parent) else log_tail
+    return EmbeddedError(what, where=log_path, log_tail=log_tail, remedy=remedy_for(reason, remedy))
+
+
+def _disk_is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < DISK_FULL_BYTES
+    except OSError:
+        return False
 
 
 def remedy_for(text: str, default: str) -> str:

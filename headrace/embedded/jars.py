@@ -11,10 +11,13 @@ import http.client
 import os
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +28,8 @@ MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
 MIRROR_VARIABLE = "HEADRACE_MAVEN_URL"  # base URL of a Maven repository to use instead
 DOWNLOADS_AT_ONCE = 8  # 45 files, 43 MB: the round trips dominate
 DOWNLOAD_TIMEOUT_S = 30.0  # without a single byte
+ATTEMPTS_MAX = 3  # of one file
+ATTEMPT_PAUSE_S = 1.0
 CHUNK_BYTES = 256 * 1024
 
 
@@ -110,31 +115,53 @@ def _fetch(jar: Jar, path: Path) -> None:
                 f"It came from {jar.url}",
                 remedy="Something on the way changes downloads (a proxy or mirror): ask whoever runs it.",
             )
+        Path(fresh).chmod(0o644)
         Path(fresh).replace(path)
     finally:
         Path(fresh).unlink(missing_ok=True)
 
 
-def _download(jar: Jar, out: IO[bytes]) -> str:
-    """Copy the jar's bytes to `out`, not more than it should have; returns their SHA-256."""
-    digest, room = hashlib.sha256(), jar.size_bytes + 1
+def _download(jar: Jar, out: IO[bytes], attempt: int = 1) -> str:
+    """Copy the jar's bytes to `out`; returns their SHA-256. Tries again when the network fails."""
     try:
-        # Any scheme will do, a file: mirror too: the checksum is what is trusted.
-        with urllib.request.urlopen(jar.url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
-            while chunk := answer.read(min(CHUNK_BYTES, room)):
-                digest.update(chunk)
-                out.write(chunk)
-                room -= len(chunk)
+        return _copy(jar, out)
     except (OSError, http.client.HTTPException) as error:
-        raise EmbeddedError(
-            f"The download of {jar.file_name} failed: {error}.\nIt would come from {jar.url}",
-            remedy=remedy_for(
-                str(error),
-                f"Check the network, or set {MIRROR_VARIABLE} to the base URL of a Maven repository. "
-                f"The jars are needed once: they stay in {cache_dir()}.",
-            ),
-        ) from error
+        if attempt == ATTEMPTS_MAX or not _is_passing(error):
+            raise _download_failed(jar, error) from error
+    time.sleep(ATTEMPT_PAUSE_S)
+    return _download(jar, out, attempt + 1)
+
+
+def _copy(jar: Jar, out: IO[bytes]) -> str:
+    out.seek(0)
+    out.truncate()
+    digest, room = hashlib.sha256(), jar.size_bytes + 1  # one byte too many is seen in the checksum
+    # Any scheme will do, a file: mirror too: the checksum is what is trusted.
+    with urllib.request.urlopen(jar.url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
+        while chunk := answer.read(min(CHUNK_BYTES, room)):
+            digest.update(chunk)
+            out.write(chunk)
+            room -= len(chunk)
     return digest.hexdigest()
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether trying again may help: a broken or refused connection, a server that is overloaded."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code == HTTPStatus.TOO_MANY_REQUESTS
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return isinstance(reason, (ConnectionError, TimeoutError, http.client.HTTPException))
+
+
+def _download_failed(jar: Jar, error: Exception) -> EmbeddedError:
+    remedy = (
+        f"Check the network, or set {MIRROR_VARIABLE} to the base URL of a Maven repository. "
+        f"The jars are needed once: they stay in {cache_dir()}."
+    )
+    return EmbeddedError(
+        f"The download of {jar.file_name} failed: {error}.\nIt would come from {jar.url}",
+        remedy=remedy_for(str(error), remedy),
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

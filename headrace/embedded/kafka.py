@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -15,10 +14,10 @@ from typing import ClassVar
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.embedded.errors import missing_extra, server_failed
+from headrace.embedded.errors import missing_extra
 from headrace.embedded.jars import cache_dir, ensure_jars, read_lock
 from headrace.embedded.ports import LOOPBACK, remembered_port, require_free
-from headrace.embedded.process import Command, GuardedProcess
+from headrace.embedded.process import Command, GuardedProcess, run_logged
 from headrace.embedded.server import EmbeddedServer, clean_env
 
 HEAP_MIB = 384  # 310-350 MB resident in all; a broker of a few topics needs half of it
@@ -159,22 +158,15 @@ class EmbeddedKafka(EmbeddedServer):
             return
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(self._properties_path)]
-        with self._output_path.open("ab") as log:
-            done = subprocess.run(
-                [*self._java(), "kafka.tools.StorageTool", *arguments],
-                env=clean_env(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=FORMAT_TIMEOUT_S,
-                check=False,
-            )
-        if done.returncode != 0:
-            raise server_failed(
-                f"{self.title} cannot format its data directory.",
-                self._output_path,
-                f"If {self.home / 'data'} holds nothing of value, delete it and start again.",
-            )
+        run_logged(
+            f"{self.title} cannot format its data directory",
+            [*self._java(), "kafka.tools.StorageTool", *arguments],
+            cwd=self.home,
+            log_path=self._output_path,
+            timeout_s=FORMAT_TIMEOUT_S,
+            env=clean_env(),
+            remedy=f"If {self.home / 'data'} holds nothing of value, delete it and start again.",
+        )
 
     def _launch(self) -> GuardedProcess:
         return GuardedProcess(

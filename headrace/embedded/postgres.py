@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,9 +15,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from headrace.embedded.account import Account, server_account
-from headrace.embedded.errors import EmbeddedError, missing_extra, server_failed
+from headrace.embedded.errors import EmbeddedError, missing_extra
 from headrace.embedded.ports import LOOPBACK, remembered_port, require_free
-from headrace.embedded.process import Command, GuardedProcess, ProcessId, processes_in, wait_gone
+from headrace.embedded.process import Command, GuardedProcess, ProcessId, processes_in, run_logged, wait_gone
 from headrace.embedded.server import EmbeddedServer, clean_env
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -130,23 +129,15 @@ class EmbeddedPostgres(EmbeddedServer):
             shutil.rmtree(fresh)
         arguments = [f"--pgdata={fresh}", f"--username={SUPERUSER}", "--auth=trust", "--no-sync"]
         locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        with self.log_path.open("ab") as log:
-            done = subprocess.run(
-                [str(self.bin_dir / "initdb"), *arguments, *locale],
-                cwd=self.home,
-                env=clean_env(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                user=account.uid if account else None,
-                group=account.gid if account else None,
-                extra_groups=[] if account else None,
-                timeout=INITDB_TIMEOUT_S,
-                check=False,
-            )
-        if done.returncode != 0:
-            what = f"{self.title} cannot make its database cluster."
-            raise server_failed(what, self.log_path, "Read the log named above.")
+        run_logged(
+            f"{self.title} cannot make its database cluster",
+            [str(self.bin_dir / "initdb"), *arguments, *locale],
+            cwd=self.home,
+            log_path=self.log_path,
+            timeout_s=INITDB_TIMEOUT_S,
+            env=clean_env(),
+            account=account.numbers if account else None,
+        )
         with (fresh / "postgresql.conf").open("a") as conf:
             conf.write(f"\ninclude_if_exists '{_CONF}'\n")
         fresh.rename(self.data_path)
@@ -196,7 +187,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 # SIGKILL would leave the backends.
                 death_signal=signal.SIGQUIT,
                 env=clean_env(LC_ALL="C.UTF-8"),
-                account=(account.uid, account.gid) if account else None,
+                account=account.numbers if account else None,
             )
         )
 

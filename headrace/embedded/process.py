@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.embedded import guardian
-from headrace.embedded.errors import EmbeddedError
+from headrace.embedded.errors import EmbeddedError, server_failed
 
 SPAWN_TIMEOUT_S = 20.0  # a Python interpreter and one fork: 0.05 s; 20 s on a machine that swaps
 STOP_MARGIN_S = 5.0  # after the ladder of signals has run out: SIGKILL and the report
@@ -75,6 +75,43 @@ def wait_gone(processes: Sequence[ProcessId], timeout_s: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def run_logged(
+    what: str,
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    log_path: Path,
+    timeout_s: float,
+    env: Mapping[str, str],
+    account: tuple[int, int] | None = None,
+    remedy: str = "Read the log named above.",
+) -> None:
+    """Run a short command to its end; its output is appended to `log_path`. `account` as in `Command`.
+
+    :raises EmbeddedError: `what` could not be done: the command failed, or took longer than `timeout_s`.
+    """
+    uid, gid = account or (None, None)
+    with log_path.open("ab") as log:
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=uid,
+                group=gid,
+                extra_groups=None if account is None else [],
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise server_failed(f"{what}: no end after {timeout_s:.0f} s.", log_path, remedy) from error
+    if done.returncode != 0:
+        raise server_failed(f"{what} (exit status {done.returncode}).", log_path, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

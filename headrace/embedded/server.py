@@ -186,7 +186,8 @@ class EmbeddedServer(ABC):
         """Let go of the server; `end` its process first if this object owns it."""
         if self._process is not None:
             with self._locked():
-                self._state_path.unlink(missing_ok=True)  # nobody may attach to a server that is leaving
+                if Running.read(self._state_path) == self._running:  # else it died, and another was started
+                    self._state_path.unlink(missing_ok=True)  # nobody may attach to a server that is leaving
                 end(self._process)
         self._process = self._running = None
 
@@ -236,7 +237,7 @@ class EmbeddedServer(ABC):
     def _gave_up(self, status: int | None = None) -> EmbeddedError:
         how = "" if status is None else f" (exit status {status})"
         what = f"{self.title} ended while starting{how}."
-        return server_failed(what, self.log_path, "Read the log named above.")
+        return server_failed(what, self.log_path)
 
     def _find_running(self) -> Running | None:
         """The live server of this directory whose owner lives; waits for one whose owner died to leave."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import IO
+from urllib.error import URLError
 
 import pytest
 
 from headrace.embedded import EmbeddedError
-from headrace.embedded.jars import MIRROR_VARIABLE, Jar, ensure_jars, read_lock, write_lock
+from headrace.embedded.jars import ATTEMPTS_MAX, MIRROR_VARIABLE, Jar, ensure_jars, read_lock, write_lock
 
 CONTENT = b"not really a jar"
 
@@ -68,6 +70,24 @@ def test_a_failed_download_says_what_to_do(tmp_path: Path, mirror: Path) -> None
         ensure_jars([jar()], tmp_path / "cache")
     assert "The download of thing-1.0.jar failed" in str(caught.value)
     assert MIRROR_VARIABLE in caught.value.remedy
+
+
+def test_a_refused_connection_is_tried_again(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def flaky(url: str, timeout: float) -> IO[bytes]:
+        attempts.append(url)
+        if len(attempts) < ATTEMPTS_MAX:
+            raise URLError(ConnectionRefusedError(111, "Connection refused"))
+        return mirror.open("rb")
+
+    monkeypatch.setattr("headrace.embedded.jars.ATTEMPT_PAUSE_S", 0.0)
+    monkeypatch.setattr("urllib.request.urlopen", flaky)
+    [path] = ensure_jars([jar()], tmp_path / "cache")
+    assert path.read_bytes() == CONTENT
+    assert len(attempts) == ATTEMPTS_MAX
 
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path, mirror: Path) -> None:

