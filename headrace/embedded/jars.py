@@ -1,7 +1,6 @@
 """Apache Kafka's jar files: named in kafka-jars.lock, fetched once into the user's cache.
 
-`python -m headrace.embedded.jars` fetches them; with `--relock` it resolves the pinned versions again and
-rewrites the lock (for developers: needs the extra `dev`).
+`python -m headrace.embedded` fetches them, or rewrites the lock.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import sys
 import tempfile
 import time
 import urllib.error
@@ -64,7 +62,7 @@ def read_lock(path: Path = LOCK_PATH) -> list[Jar]:
 def write_lock(jars: Sequence[Jar], path: Path = LOCK_PATH) -> None:
     """Write the lock, sorted."""
     lines = [f"{jar.coordinate} {jar.sha256} {jar.size_bytes}" for jar in jars]
-    head = "# Written by `python -m headrace.embedded.jars --relock`: coordinate, SHA-256, size in bytes.\n"
+    head = "# Written by `python -m headrace.embedded --relock`: coordinate, SHA-256, size in bytes.\n"
     path.write_text(head + "\n".join(sorted(lines)) + "\n")
 
 
@@ -162,18 +160,3 @@ def _download_failed(jar: Jar, error: Exception) -> EmbeddedError:
         f"The download of {jar.file_name} failed: {error}.\nIt would come from {jar.url}",
         remedy=remedy_for(str(error), remedy),
     )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line of this module."""
-    if "--relock" in arguments:
-        from headrace.embedded.relock import resolve  # a tool of the extra `dev`
-
-        write_lock(resolve())
-    paths = ensure_jars(read_lock(), cache_dir())
-    sys.stdout.write(f"{len(paths)} jar files in {cache_dir()}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
 from headrace.embedded.errors import EmbeddedError, io_error, server_failed
+from headrace.embedded.ownership import Running, exclusive
 from headrace.embedded.ports import accepts
 from headrace.embedded.process import GuardedProcess, ProcessId, wait_gone
 
@@ -23,33 +21,7 @@ READY_TIMEOUT_S = (
 )
 READY_POLL_S = 0.02
 ORPHAN_TIMEOUT_S = 40.0  # how long the guardian of a dead owner may take: its whole ladder
-LOCK_TIMEOUT_S = READY_TIMEOUT_S + ORPHAN_TIMEOUT_S  # another process may be starting the server right now
 INHERITED_SETTINGS = ("PG", "KAFKA_", "JAVA_", "JDK_", "_JAVA_", "CLASSPATH")  # would change the servers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A server that runs: kept as server.json in its directory for other processes."""
-
-    server: ProcessId
-    owner: ProcessId
-    port: int
-
-    @classmethod
-    def read(cls, path: Path) -> Running | None:
-        """The server that `path` describes, dead or alive; None if there is no such file."""
-        try:
-            raw = json.loads(path.read_text())
-            server, owner = ProcessId(**raw["server"]), ProcessId(**raw["owner"])
-            return cls(server=server, owner=owner, port=int(raw["port"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
-    def write(self, path: Path) -> None:
-        """Keep it in `path`, whole or not at all."""
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(self)) + "\n")
-        fresh.replace(path)
 
 
 class EmbeddedServer(ABC):
@@ -254,37 +226,8 @@ class EmbeddedServer(ABC):
             )
         return None
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Only one process at a time starts or stops the server of a directory."""
-        path = self.home / "lock"
-        try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise io_error(f"use the directory of {self.title}", self.home, error) from error
-        try:
-            _lock(handle, path, self.title)
-            yield
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int, path: Path, title: str) -> None:
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise EmbeddedError(
-                    f"Another process has been starting or stopping {title} for {LOCK_TIMEOUT_S:.0f} s.",
-                    where=path,
-                    remedy=f"Find it with `fuser -v {path}`; stop it if it hangs.",
-                ) from None
-            time.sleep(READY_POLL_S)
-        else:
-            return
+    def _locked(self) -> AbstractContextManager[None]:
+        return exclusive(self.home, self.title)
 
 
 def clean_env(**extra: str) -> dict[str, str]:
