@@ -1,0 +1,255 @@
+"""What a connector offers: a source of change batches, a target for units, and their settings.
+
+A new database is one folder with a `CONNECTOR` object and one entry-point line in group
+`headrace.connectors`; nothing else in the code names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from pipeline.catalogue import Catalogue
+from pipeline.errors import ConfigError
+from pipeline.fence import Fenced, LaneRow
+from pipeline.planner import Restart
+from schemas.change_batch import ChangeBatch
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Where changes come from. `dsn` is secret: never log it."""
+
+    dsn: str
+    tables: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    snapshot: str = "initial"
+    linger_ms: float = 1.0
+    batch_transactions_max: int = 1000
+    batch_bytes_max: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSettings:
+    """Where changes go. `dsn` is secret: never log it."""
+
+    dsn: str
+    synchronous_commit: str = "off"
+    session_replication_role: str = "replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of what a stream has in its changes topic.
+
+    `position` is the last whole transaction's. `snapshot_open` says that a snapshot was not finished.
+    """
+
+    generation: int
+    position: int
+    snapshot_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a preflight check. A blocker keeps the stream from starting."""
+
+    blocker: bool
+    subject: str
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """A stream's row in the ledger; `stopped` is the text of the error that stopped it, or empty."""
+
+    epoch: int
+    generation: int
+    watermark: int
+    watermark_time_us: int
+    changes_offset: int
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableCheck:
+    """Row counts of one table on both sides, and how many rows differ."""
+
+    table: str
+    source_rows: int
+    target_rows: int
+    differences: int
+
+
+class Source(Protocol):
+    """A source database as one stream of change batches."""
+
+    def batches(self, tail: Tail | None) -> Iterator[ChangeBatch | None]:
+        """Yield batches that continue `tail`, forever; None when there was nothing for a moment.
+
+        Without a tail the stream starts anew (with a snapshot if the settings say so). Never blocks for
+        more than 100 ms. Raises ConfigError, StreamStoppedError, RetriableError.
+        """
+
+    def confirm(self, end_position: int) -> None:
+        """Allow the source to forget what lies at or below `end_position`: Kafka has acknowledged it."""
+
+    def keepalive(self) -> None:
+        """Tell the source that this consumer lives, while back-pressure keeps it from reading."""
+
+    def close(self) -> None:
+        """Drop the connections. The slot stays."""
+
+
+class SourceAdmin(Protocol):
+    """What commands ask of a source; every call opens and closes its own connection."""
+
+    def check(self) -> list[Finding]:
+        """Preflight."""
+
+    def slot_exists(self) -> bool:
+        """Whether the stream's slot exists."""
+
+    def mark(self) -> int:
+        """Write a marker transaction; return a position below its own and above all commits before the call."""
+
+    def current_position(self) -> int:
+        """The source's newest position."""
+
+    def drop(self) -> list[str]:
+        """Remove what the stream created; return what was removed, a line each."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGroup:
+    """Queued units of one lane merged into one target transaction: first_seq..last_seq of `epoch`.
+
+    `serial` selects source order row by row.
+    """
+
+    stream: str
+    generation: int
+    lane: int
+    epoch: int
+    first_seq: int
+    last_seq: int
+    next_offset: int
+    batches: Sequence[ChangeBatch]
+    serial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a commit did. `fenced` is set when the ledger refused the group, and nothing was changed."""
+
+    rows: int = 0
+    missing_rows: int = 0
+    fenced: Fenced | None = None
+
+
+class RefusedError(Exception):
+    """The target refuses the data itself (integrity, data type): the ordered way or an operator decides."""
+
+    def __init__(self, message: str, sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class LaneTarget(Protocol):
+    """One lane's connection to the target. Used by one thread; keeps no state that matters."""
+
+    def lane_row(self) -> LaneRow:
+        """Read the lane's ledger row. Raises RetriableError."""
+
+    def lane_seqs(self, epoch: int) -> dict[int, int]:
+        """Read the applied seq of every lane of the stream; empty when the ledger's epoch is another."""
+
+    def stream_row(self) -> StreamRow:
+        """Read the stream's ledger row."""
+
+    def apply(self, group: UnitGroup) -> Applied:
+        """Apply and commit `group` with its ledger entries in one transaction.
+
+        The fence is the transaction's first statement. Raises RefusedError (rolled back), RetriableError
+        (the outcome of a COMMIT may be unknown: read the lane row, then decide).
+        """
+
+    def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
+        """Apply a part of a large transaction and leave the target transaction open for the next."""
+
+    def apply_last(self, group: UnitGroup) -> Applied:
+        """Apply the last part of a large transaction and commit all its parts; fenced like `apply`."""
+
+    def stop_stream(self, reason: str) -> None:
+        """Write the reason that stops the stream into the ledger."""
+
+    def close(self) -> None:
+        """Drop the connection; an open transaction is rolled back by the server."""
+
+
+class Ledger(Protocol):
+    """The planner's and the commands' view of the ledger. One connection, used by one thread at a time."""
+
+    def ensure(self) -> None:
+        """Create the ledger and the stream's rows if they are missing."""
+
+    def takeover(self) -> Restart:
+        """Raise the epoch of the stream and all its lanes; return where to start. Rule 3."""
+
+    def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
+        """Move the watermark and delete `applied` rows below it; False when `epoch` was superseded."""
+
+    def stream_row(self) -> StreamRow | None:
+        """Read the stream's row; None before the stream was ever started."""
+
+    def lane_rows(self) -> dict[int, LaneRow]:
+        """Read all lane rows of the stream."""
+
+    def catalogue(self) -> Catalogue:
+        """Read the tables of the target."""
+
+    def totals(self) -> tuple[int, int]:
+        """Transactions and rows applied since the stream began."""
+
+    def clear_stop(self) -> None:
+        """Forget the reason that stopped the stream: an operator starts it again."""
+
+    def drop(self) -> list[str]:
+        """Remove the stream's rows; return what was removed, a line each."""
+
+    def close(self) -> None:
+        """Drop the connection."""
+
+
+class TargetAdmin(Protocol):
+    """What commands ask of a target."""
+
+    def check(self, tables: Sequence[tuple[str, str]]) -> list[Finding]:
+        """Preflight for the stream's tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """The parts of one database. Each maker takes the stream's name first."""
+
+    name: str
+    source: Callable[[str, SourceSettings], Source] | None = None
+    source_admin: Callable[[str, SourceSettings], SourceAdmin] | None = None
+    ledger: Callable[[str, TargetSettings], Ledger] | None = None
+    lane_target: Callable[[str, int, TargetSettings], LaneTarget] | None = None
+    target_admin: Callable[[str, TargetSettings], TargetAdmin] | None = None
+    verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
+
+
+def load_connector(name: str) -> Connector:
+    """Return the installed connector of that name. Raises ConfigError naming the ones there are."""
+    found = entry_points(group="headrace.connectors")
+    if name not in found.names:
+        raise ConfigError(f"connector {name!r} is not installed; there are: {', '.join(sorted(found.names))}")
+    connector = found[name].load()
+    if not isinstance(connector, Connector):
+        raise ConfigError(f"connector {name!r}: its entry point is no Connector")
+    return connector

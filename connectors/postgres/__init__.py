@@ -1,0 +1,18 @@
+"""PostgreSQL as a source and as a target."""
+
+from connectors.base import Connector
+from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
+from connectors.postgres.lane import PostgresLane
+from connectors.postgres.ledger import PostgresLedger
+from connectors.postgres.source import PostgresSource
+from connectors.postgres.verify import verify_tables
+
+CONNECTOR = Connector(
+    name="postgres",
+    source=PostgresSource,
+    source_admin=PostgresSourceAdmin,
+    ledger=PostgresLedger,
+    lane_target=PostgresLane,
+    target_admin=PostgresTargetAdmin,
+    verify=verify_tables,
+)

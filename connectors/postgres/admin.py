@@ -1,0 +1,166 @@
+"""What commands ask of a PostgreSQL source or target: preflight, markers, removal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from connectors.base import Finding, SourceSettings, TargetSettings
+from connectors.postgres.catalogue import read_catalogue
+from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.replication import parse_lsn
+from connectors.postgres.slot import drop_publications, drop_slot, slot_name, source_tables
+
+MARKER_PREFIX = "headrace"
+VERSION_MIN = 140000
+
+
+class PostgresSourceAdmin:
+    """See `connectors.base.SourceAdmin`."""
+
+    def __init__(self, stream: str, settings: SourceSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+
+    def _connect(self) -> psycopg.Connection:
+        return connect(self._settings.dsn, f"headrace {self._stream} admin")
+
+    def tables(self) -> list[tuple[str, str]]:
+        """The tables that the stream replicates."""
+        with self._connect() as conn, translated(f"stream {self._stream}: reading the source's catalogue"):
+            return [table.name for table in source_tables(conn, self._settings)]
+
+    def check(self) -> list[Finding]:
+        """Preflight: version, wal_level, privileges, free slots, tables and their identities."""
+        where = f"source {place(self._settings.dsn)}"
+        with self._connect() as conn, translated(f"stream {self._stream}: checking the source"):
+            findings = [*_check_server(conn, where), *self._check_slots(conn, where)]
+            tables = source_tables(conn, self._settings)
+            for table in tables:
+                name = ".".join(table.name)
+                quoted = sql.Identifier(*table.name).as_string(conn)
+                if not _value(conn, "SELECT has_table_privilege(%s, 'SELECT')", [quoted]):
+                    findings.append(Finding(True, f"{where}: {name}", "no SELECT privilege",
+                                            f"GRANT SELECT ON {quoted} TO {conn.info.user}"))  # fmt: skip
+                if not table.keyed:
+                    findings.append(Finding(False, f"{where}: {name}", "no replica identity: only inserts travel",
+                                            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL"))  # fmt: skip
+        return findings
+
+    def _check_slots(self, conn: psycopg.Connection, where: str) -> list[Finding]:
+        active = _value(conn, "SELECT active FROM pg_replication_slots WHERE slot_name = %s", [slot_name(self._stream)])
+        if active is not None:
+            return []
+        used = _value(conn, "SELECT count(*) FROM pg_replication_slots")
+        limit = _value(conn, "SELECT current_setting('max_replication_slots')::int")
+        if isinstance(used, int) and isinstance(limit, int) and used >= limit:
+            return [Finding(True, where, f"all {limit} replication slots are in use",
+                            "drop an unused slot or raise max_replication_slots")]  # fmt: skip
+        return []
+
+    def slot_exists(self) -> bool:
+        """Whether the slot is there."""
+        with self._connect() as conn, translated(f"stream {self._stream}: looking for its slot"):
+            found = _value(
+                conn, "SELECT true FROM pg_replication_slots WHERE slot_name = %s", [slot_name(self._stream)]
+            )
+        return found is True
+
+    def mark(self) -> int:
+        """Write a logical message and return its LSN, which lies below its own commit's."""
+        with self._connect() as conn, translated(f"stream {self._stream}: writing a marker"):
+            row = conn.execute("SELECT pg_logical_emit_message(true, %s, 'mark')::text", [MARKER_PREFIX]).fetchone()
+            if row is None:
+                raise AssertionError("pg_logical_emit_message returns its LSN")
+            # The marker has to be flushed before it is decoded; do not depend on the session's setting.
+            conn.execute("SELECT pg_logical_emit_message(false, %s, '')", [MARKER_PREFIX])
+        return parse_lsn(row[0])
+
+    def current_position(self) -> int:
+        """The newest flushed LSN."""
+        with self._connect() as conn, translated(f"stream {self._stream}: reading the WAL position"):
+            return parse_lsn(str(_value(conn, "SELECT pg_current_wal_flush_lsn()::text")))
+
+    def drop(self) -> list[str]:
+        """Drop slot and publications."""
+        with self._connect() as conn, translated(f"stream {self._stream}: dropping slot and publications"):
+            removed = [f"publication {name}" for name in drop_publications(conn, self._stream)]
+            if drop_slot(conn, slot_name(self._stream)):
+                removed.append(f"replication slot {slot_name(self._stream)}")
+        return removed
+
+
+class PostgresTargetAdmin:
+    """See `connectors.base.TargetAdmin`."""
+
+    def __init__(self, stream: str, settings: TargetSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+
+    def check(self, tables: Sequence[tuple[str, str]]) -> list[Finding]:
+        """Preflight: version, privileges, session_replication_role, tables there."""
+        where = f"target {place(self._settings.dsn)}"
+        with (
+            connect(self._settings.dsn, f"headrace {self._stream} check") as conn,
+            translated(f"stream {self._stream}: checking the target"),
+        ):
+            findings = _check_version(conn, where)
+            there = read_catalogue(conn).tables
+            for name in tables:
+                findings += self._check_table(conn, where, name, name in there)
+            if not _value(conn, "SELECT has_database_privilege(current_database(), 'CREATE')"):
+                findings.append(Finding(True, where, "may not create the schema headrace",
+                                        f"GRANT CREATE ON DATABASE ... TO {conn.info.user}"))  # fmt: skip
+            if self._settings.session_replication_role == "replica" and not _may_set_role(conn):
+                findings.append(Finding(
+                    True, where, "may not set session_replication_role",
+                    f"GRANT SET ON PARAMETER session_replication_role TO {conn.info.user}, "
+                    "or session_replication_role = \"origin\" in the configuration",
+                ))  # fmt: skip
+        return findings
+
+    def _check_table(self, conn: psycopg.Connection, where: str, name: tuple[str, str], exists: bool) -> list[Finding]:
+        subject = f"{where}: {'.'.join(name)}"
+        if not exists:
+            return [Finding(True, subject, "the table does not exist", "create it with the source's columns")]
+        quoted = sql.Identifier(*name).as_string(conn)
+        if not _value(conn, "SELECT has_table_privilege(%s, 'INSERT') AND has_table_privilege(%s, 'UPDATE')"
+                            " AND has_table_privilege(%s, 'DELETE')", [quoted] * 3):  # fmt: skip
+            return [Finding(True, subject, "INSERT, UPDATE or DELETE is not granted",
+                            f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {quoted} TO {conn.info.user}")]  # fmt: skip
+        return []
+
+
+def _check_server(conn: psycopg.Connection, where: str) -> list[Finding]:
+    findings = _check_version(conn, where)
+    level = _value(conn, "SHOW wal_level")
+    if level != "logical":
+        findings.append(Finding(True, where, f"wal_level is {level}, logical decoding needs logical",
+                                "ALTER SYSTEM SET wal_level = logical, then restart the server"))  # fmt: skip
+    if not _value(conn, "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user"):
+        findings.append(Finding(True, where, f"user {conn.info.user} has no REPLICATION attribute",
+                                f"ALTER ROLE {conn.info.user} REPLICATION"))  # fmt: skip
+    return findings
+
+
+def _check_version(conn: psycopg.Connection, where: str) -> list[Finding]:
+    version = conn.info.server_version
+    if version >= VERSION_MIN:
+        return []
+    return [Finding(True, where, f"PostgreSQL {version // 10000} is too old", "use PostgreSQL 14 or newer")]
+
+
+def _may_set_role(conn: psycopg.Connection) -> bool:
+    try:
+        with conn.transaction():
+            conn.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def _value(conn: psycopg.Connection, query: str, parameters: Sequence[object] = ()) -> object:
+    row = conn.execute(query.encode(), parameters).fetchone()
+    return None if row is None else row[0]

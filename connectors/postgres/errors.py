@@ -1,0 +1,79 @@
+"""Turning driver errors into what they mean for a stream.
+
+Source: PostgreSQL manual, appendix "PostgreSQL Error Codes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import conninfo
+
+from connectors.base import RefusedError
+from pipeline.errors import ConfigError, HeadraceError, RetriableError
+
+# Classes of SQLSTATE that speak of the surroundings, not of the data: retried with backoff.
+_RETRIABLE_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
+# What an operator must change: authentication, missing objects and privileges, read-only target.
+_CONFIG_STATES = ("28000", "28P01", "3D000", "42501", "42P01", "42703", "42704", "3F000", "25006", "42883")
+_REFUSED_CLASSES = ("22", "23", "44", "P0", "27")
+_PERMANENT_CONNECT = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "invalid")
+
+
+def describe(error: psycopg.Error) -> str:
+    """The server's message in one line, with detail; never a DSN."""
+    diag = error.diag
+    text = diag.message_primary or str(error).strip().splitlines()[0]
+    detail = f" ({diag.message_detail})" if diag.message_detail else ""
+    where = f" [table {diag.schema_name}.{diag.table_name}]" if diag.table_name else ""
+    return f"{text}{detail}{where}"
+
+
+def translate(error: psycopg.Error, doing: str) -> HeadraceError | RefusedError:
+    """Return what `error` means; `doing` says what was tried, on which stream or table."""
+    state = error.sqlstate or ""
+    text = f"{doing}: {describe(error)}" + (f" [SQLSTATE {state}]" if state else "")
+    if state in _CONFIG_STATES:
+        return ConfigError(text)
+    if state[:2] in _REFUSED_CLASSES:
+        return RefusedError(text, state)
+    if not state and any(phrase in str(error) for phrase in _PERMANENT_CONNECT):
+        return ConfigError(text)
+    if not state or state[:2] in _RETRIABLE_CLASSES:
+        return RetriableError(text)
+    return RefusedError(text, state)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise driver errors of the block as ConfigError, RetriableError or RefusedError."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, doing) from error
+
+
+def place(dsn: str) -> str:
+    """host:port/database of a DSN, for messages: no user, no password."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return "an unreadable DSN"
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+def connect(dsn: str, name: str, **options: str) -> psycopg.Connection:
+    """Open an autocommit connection named `name` in pg_stat_activity; `options` are server settings.
+
+    Raises ConfigError (wrong DSN, password, database) or RetriableError (server away).
+    """
+    settings = " ".join(f"-c {key}={value}" for key, value in options.items())
+    try:
+        return psycopg.connect(
+            dsn, autocommit=True, application_name=name, connect_timeout=10, options=settings,
+            tcp_user_timeout=30_000, keepalives_idle=10, keepalives_interval=5, keepalives_count=3,
+        )  # fmt: skip
+    except psycopg.Error as error:
+        raise translate(error, f"connecting to {place(dsn)}") from error

@@ -1,0 +1,241 @@
+"""One lane's connection to a PostgreSQL target.
+
+**Guarantee:** a group's data, its positions and its lane row are one commit, and the lane row admits each
+(epoch, seq) once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import pq, sql
+
+from connectors.base import Applied, RefusedError, StreamRow, TargetSettings, UnitGroup
+from connectors.postgres.catalogue import read_catalogue
+from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.ordered import RowWriter
+from connectors.postgres.pipelined import Statement, StatementPipeline
+from connectors.postgres.setbased import SESSION, SetWriter
+from pipeline.errors import RetriableError
+from pipeline.fence import LaneRow, judge
+from pipeline.netchange import Unmergeable, net_change
+from pipeline.tables_graph import apply_ranks, cyclic_tables
+from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
+from schemas.errors import SchemaError
+from schemas.packed import pack
+
+# Below this many rows a pipeline of single-row statements (2 round trips) beats COPY (2 a table and more).
+ROW_BY_ROW_MAX = 64
+
+_FENCE = (
+    b"UPDATE headrace.lane SET seq = $1::int8, next_offset = $2::int8, transactions = transactions + $3::int8,"
+    b" rows = rows + $4::int8 WHERE stream = $5::text AND lane = $6::int8 AND epoch = $7::int8 AND seq = $8::int8"
+)
+_APPLIED = b"INSERT INTO headrace.applied VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::bytea)"
+_BEGIN = Statement(b"BEGIN", [], [])
+
+
+class PostgresLane:
+    """See `connectors.base.LaneTarget`."""
+
+    def __init__(self, stream: str, lane: int, settings: TargetSettings) -> None:
+        self._stream = stream
+        self._lane = lane
+        self._where = f"stream {stream}, lane {lane}: target {place(settings.dsn)}"
+        self._conn = connect(
+            settings.dsn, f"headrace {stream} lane {lane}",
+            synchronous_commit=settings.synchronous_commit, idle_in_transaction_session_timeout="10min", **SESSION,
+        )  # fmt: skip
+        self._enforced = settings.session_replication_role == "origin"
+        with translated(f"{self._where}: preparing the session"):
+            self._conn.execute(
+                sql.SQL("SET session_replication_role = {}").format(sql.Literal(settings.session_replication_role))
+            )
+            catalogue = read_catalogue(self._conn)
+        self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
+        self._pipeline = StatementPipeline(self._conn)
+        self._sets = SetWriter(self._conn, catalogue, apply_ranks(catalogue))
+        self._rows = RowWriter(self._conn, self._pipeline, catalogue)
+
+    def lane_row(self) -> LaneRow:
+        """Read the lane's row."""
+        with translated(f"{self._where}: reading the ledger"):
+            row = self._conn.execute(
+                "SELECT epoch, seq, next_offset FROM headrace.lane WHERE stream = %s AND lane = %s",
+                [self._stream, self._lane],
+            ).fetchone()
+        if row is None:
+            raise RetriableError(f"{self._where}: the ledger has no row for this lane yet; has the planner started?")
+        return LaneRow(*row)
+
+    def lane_seqs(self, epoch: int) -> dict[int, int]:
+        """Read the applied seq of all lanes in `epoch`."""
+        with translated(f"{self._where}: reading the ledger"):
+            rows = self._conn.execute(
+                "SELECT lane, seq FROM headrace.lane WHERE stream = %s AND epoch = %s", [self._stream, epoch]
+            ).fetchall()
+        return dict(rows)
+
+    def stream_row(self) -> StreamRow:
+        """Read the stream's row."""
+        with translated(f"{self._where}: reading the ledger"):
+            row = self._conn.execute(
+                "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
+                " FROM headrace.stream WHERE stream = %s",
+                [self._stream],
+            ).fetchone()
+        if row is None:
+            raise RetriableError(f"{self._where}: the ledger has no row for this stream yet")
+        return StreamRow(*row)
+
+    def apply(self, group: UnitGroup) -> Applied:
+        """Apply and commit; see `connectors.base.LaneTarget`."""
+        with self._transaction(f"applying {_extent(group)}"):
+            rows = sum(batch.rows() for batch in group.batches)
+            small = rows <= ROW_BY_ROW_MAX or group.serial
+            if small and not _is_preparation(group):
+                return self._apply_rows(group, rows)
+            if self._pipeline.run([_BEGIN, self._fence(group, rows)])[1] != 1:
+                return self._refused(group)
+            applied = self._write(group.batches)
+            self._pipeline.run([self._positions(group)])
+            self._conn.execute("COMMIT")
+            self._sets.forget()
+            return applied
+
+    def _apply_rows(self, group: UnitGroup, rows: int) -> Applied:
+        changes = list(self._rows.changes(group.batches))
+        head = [_BEGIN, self._fence(group, rows), self._positions(group)]
+        counts = self._pipeline.run([*head, *(change.statement for change in changes)])
+        if counts[1] != 1:
+            return self._refused(group)
+        self._rows.check(changes, counts[len(head) :])
+        self._conn.execute("COMMIT")
+        return Applied(rows=len(changes))
+
+    def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
+        """Apply a part and leave the transaction open; the last part goes through `apply_last`."""
+        with self._transaction(f"applying a part of {_extent(group)}"):
+            if first:
+                if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
+                    self._roll_back()
+                self._conn.execute("BEGIN")
+                row = self._conn.execute(
+                    "SELECT FROM headrace.lane WHERE stream = %s AND lane = %s AND epoch = %s AND seq = %s FOR UPDATE",
+                    [self._stream, self._lane, group.epoch, group.first_seq - 1],
+                ).fetchone()
+                if row is None:
+                    return self._refused(group)
+            return self._write(group.batches)
+
+    def apply_last(self, group: UnitGroup) -> Applied:
+        """Apply the last part of a large transaction and commit all of it."""
+        with self._transaction(f"applying the end of {_extent(group)}"):
+            applied = self._write(group.batches)
+            if self._pipeline.run([self._fence(group, applied.rows)])[0] != 1:
+                return self._refused(group)
+            self._pipeline.run([self._positions(group)])
+            self._conn.execute("COMMIT")
+            self._sets.forget()
+            return applied
+
+    def _write(self, batches: Sequence[ChangeBatch]) -> Applied:
+        """Write the batches set-based, or in order where merging can't be right."""
+        if any(batch.kind == "snapshot" and _has_truncate(batch) for batch in batches):
+            self._prepare_snapshot(batches)
+            return Applied()
+        try:
+            tables = net_change(batches)
+            if any(table.relation.name in self._cyclic for table in tables):
+                raise Unmergeable("rows reference rows of the same table")
+        except Unmergeable:
+            changes = list(self._rows.changes(batches))
+            return Applied(self._rows.check(changes, self._pipeline.run(c.statement for c in changes)))
+        rows, missing = self._sets.apply(tables)
+        if missing:
+            raise RefusedError(f"{self._where}: {missing} rows to update or delete were not there", "HR001")
+        return Applied(rows)
+
+    def _prepare_snapshot(self, batches: Sequence[ChangeBatch]) -> None:
+        """Empty what an unfinished snapshot left, and only in tables that were found empty at its start."""
+        relations = [section.relation for batch in batches for section in batch.sections]
+        full = []
+        for relation in relations:
+            name = sql.Identifier(*relation.name)
+            if self._conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(name)).fetchone() is None:
+                self._conn.execute(
+                    "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    [self._stream, *relation.name],
+                )
+            else:
+                self._check_ours(relation)
+                full.append(name)
+        if full:
+            self._conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(full)))
+
+    def _check_ours(self, relation: Relation) -> None:
+        found = self._conn.execute(
+            "SELECT FROM headrace.snapshot_table WHERE stream = %s AND schema_name = %s AND table_name = %s",
+            [self._stream, *relation.name],
+        ).fetchone()
+        if found is None:
+            raise RefusedError(
+                f"{self._where}: table {'.'.join(relation.name)} has rows, and they are not from a snapshot of this "
+                'stream; empty it, or start the stream with snapshot = "never"',
+                "HR002",
+            )
+
+    def _fence(self, group: UnitGroup, rows: int) -> Statement:
+        count = sum(len(batch.positions) for batch in group.batches)
+        numbers = [group.last_seq, group.next_offset, count, rows]
+        parameters = [str(n).encode() for n in numbers] + [self._stream.encode()]
+        parameters += [str(n).encode() for n in (self._lane, group.epoch, group.first_seq - 1)]
+        return Statement(_FENCE, parameters, [0] * len(parameters))
+
+    def _positions(self, group: UnitGroup) -> Statement:
+        positions = b"".join([pack(batch.positions) for batch in group.batches])
+        head = (self._stream, group.generation, group.batches[-1].last_position, self._lane)
+        return Statement(_APPLIED, [*(str(value).encode() for value in head), positions], [0, 0, 0, 0, 1])
+
+    def _refused(self, group: UnitGroup) -> Applied:
+        self._roll_back()
+        return Applied(fenced=judge(self.lane_row(), group.epoch, group.first_seq, group.last_seq))
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        """Translate driver errors of the block and leave no failed transaction behind."""
+        with translated(f"{self._where}: {doing}"):
+            try:
+                yield
+            except (psycopg.Error, RefusedError, SchemaError):
+                if not self._conn.closed and not self._conn.broken:
+                    self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        self._sets.rolled_back()
+        if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            self._conn.execute("ROLLBACK")
+
+    def stop_stream(self, reason: str) -> None:
+        """Write the reason into the stream's ledger row."""
+        with translated(f"{self._where}: stopping"):
+            self._conn.execute("UPDATE headrace.stream SET stopped = %s WHERE stream = %s", [reason, self._stream])
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._conn.close()
+
+
+def _is_preparation(group: UnitGroup) -> bool:
+    return any(batch.kind == "snapshot" and _has_truncate(batch) for batch in group.batches)
+
+
+def _has_truncate(batch: ChangeBatch) -> bool:
+    return any(TRUNCATE in section.ops for section in batch.sections)
+
+
+def _extent(group: UnitGroup) -> str:
+    return f"positions {group.batches[0].positions[0]}..{group.batches[-1].last_position} (seq {group.last_seq})"

@@ -1,0 +1,184 @@
+"""The ledger: what has been applied, kept in the target beside the data. The only truth about progress.
+
+Rows of `applied` hold the positions of one target transaction each; those wholly below the watermark are
+deleted as it advances.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import psycopg
+
+from connectors.base import StreamRow, TargetSettings
+from connectors.postgres.catalogue import read_catalogue
+from connectors.postgres.errors import connect, place, translated
+from pipeline.catalogue import Catalogue
+from pipeline.fence import LaneRow
+from pipeline.planner import Restart
+from schemas.apply_unit import LANES_MAX
+from schemas.packed import INT64, unpack
+
+_DDL = """
+CREATE SCHEMA IF NOT EXISTS headrace;
+CREATE TABLE IF NOT EXISTS headrace.stream (
+    stream text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    generation bigint NOT NULL,
+    watermark bigint NOT NULL,
+    watermark_time_us bigint NOT NULL,
+    changes_offset bigint NOT NULL,
+    stopped text NOT NULL DEFAULT '',
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS headrace.lane (
+    stream text NOT NULL REFERENCES headrace.stream ON DELETE CASCADE,
+    lane int NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint NOT NULL,
+    next_offset bigint NOT NULL,
+    transactions bigint NOT NULL DEFAULT 0,
+    rows bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (stream, lane)
+) WITH (fillfactor = 20);
+CREATE TABLE IF NOT EXISTS headrace.applied (
+    stream text NOT NULL,
+    generation bigint NOT NULL,
+    last_position bigint NOT NULL,
+    lane int NOT NULL,
+    positions bytea NOT NULL,
+    PRIMARY KEY (stream, generation, last_position, lane)
+);
+ALTER TABLE headrace.applied ALTER COLUMN positions SET STORAGE EXTERNAL;
+CREATE TABLE IF NOT EXISTS headrace.snapshot_table (
+    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
+    PRIMARY KEY (stream, schema_name, table_name)
+);
+"""
+_STREAM = "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped FROM headrace.stream WHERE stream = %s"
+
+
+class PostgresLedger:
+    """See `connectors.base.Ledger`."""
+
+    def __init__(self, stream: str, settings: TargetSettings) -> None:
+        self._stream = stream
+        self._where = f"stream {stream}: ledger at {place(settings.dsn)}"
+        self._conn = connect(settings.dsn, f"headrace {stream} ledger", lock_timeout="30s")
+
+    def ensure(self) -> None:
+        """Create what is missing. Safe to call from several processes at once."""
+        with translated(f"{self._where}: creating schema headrace"), self._conn.transaction():
+            self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
+            there = self._conn.execute("SELECT to_regclass('headrace.snapshot_table')").fetchone()
+            if there is None or there[0] is None:
+                self._conn.execute(_DDL)
+            self._conn.execute(
+                "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
+                [self._stream],
+            )
+            self._conn.execute(
+                "INSERT INTO headrace.lane SELECT %s, n, 0, 0, 0 FROM generate_series(0, %s) n ON CONFLICT DO NOTHING",
+                [self._stream, LANES_MAX - 1],
+            )
+
+    def takeover(self) -> Restart:
+        """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions."""
+        with translated(f"{self._where}: taking over"), self._conn.transaction():
+            row = self._conn.execute(
+                "UPDATE headrace.stream SET epoch = epoch + 1, updated_at = now() WHERE stream = %s"
+                " RETURNING epoch, generation, watermark",
+                [self._stream],
+            ).fetchone()
+            if row is None:
+                raise psycopg.errors.UndefinedObject("the stream has no row in headrace.stream")
+            epoch, generation, watermark = row
+            self._conn.execute("UPDATE headrace.lane SET epoch = %s, seq = 0 WHERE stream = %s", [epoch, self._stream])
+            applied = self._applied(generation, watermark)
+        return Restart(epoch, generation, watermark, applied)
+
+    def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
+        rows = self._conn.execute(
+            "SELECT generation, positions FROM headrace.applied"
+            " WHERE stream = %s AND (generation, last_position) > (%s, %s)",
+            [self._stream, generation, watermark],
+        )
+        found: dict[int, set[int]] = {}
+        for of_generation, packed in rows:
+            positions: array[int] = unpack(INT64, packed, "headrace.applied.positions")
+            found.setdefault(of_generation, set()).update(positions)
+        return {of_generation: frozenset(positions) for of_generation, positions in found.items()}
+
+    def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
+        """Move the watermark forward; see `connectors.base.Ledger`."""
+        with translated(f"{self._where}: advancing the watermark"), self._conn.transaction():
+            moved = self._conn.execute(
+                "UPDATE headrace.stream SET generation = %s, watermark = %s,"
+                " watermark_time_us = greatest(watermark_time_us, %s), changes_offset = %s, updated_at = now()"
+                " WHERE stream = %s AND epoch = %s AND (generation, watermark) <= (%s, %s)",
+                [generation, watermark, time_us, changes_offset, self._stream, epoch, generation, watermark],
+            )
+            if moved.rowcount != 1:
+                return False
+            self._conn.execute(
+                "DELETE FROM headrace.applied WHERE stream = %s AND (generation, last_position) <= (%s, %s)",
+                [self._stream, generation, watermark],
+            )
+        return True
+
+    def stream_row(self) -> StreamRow | None:
+        """Read the stream's row, None when there is no ledger or no row."""
+        with translated(f"{self._where}: reading"):
+            there = self._conn.execute("SELECT to_regclass('headrace.stream')").fetchone()
+            if there is None or there[0] is None:
+                return None
+            row = self._conn.execute(_STREAM, [self._stream]).fetchone()
+        return StreamRow(*row) if row is not None else None
+
+    def lane_rows(self) -> dict[int, LaneRow]:
+        """Read the lane rows."""
+        with translated(f"{self._where}: reading lanes"):
+            rows = self._conn.execute(
+                "SELECT lane, epoch, seq, next_offset FROM headrace.lane WHERE stream = %s", [self._stream]
+            ).fetchall()
+        return {lane: LaneRow(epoch, seq, offset) for lane, epoch, seq, offset in rows}
+
+    def totals(self) -> tuple[int, int]:
+        """Transactions and rows applied since the stream began."""
+        with translated(f"{self._where}: reading totals"):
+            row = self._conn.execute(
+                "SELECT coalesce(sum(transactions), 0)::bigint, coalesce(sum(rows), 0)::bigint"
+                " FROM headrace.lane WHERE stream = %s",
+                [self._stream],
+            ).fetchone()
+        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+
+    def catalogue(self) -> Catalogue:
+        """Read the target's tables."""
+        with translated(f"{self._where}: reading the target's catalogue"):
+            return read_catalogue(self._conn)
+
+    def clear_stop(self) -> None:
+        """Forget why the stream stopped."""
+        with translated(f"{self._where}: starting again"):
+            self._conn.execute("UPDATE headrace.stream SET stopped = '' WHERE stream = %s", [self._stream])
+
+    def drop(self) -> list[str]:
+        """Remove the stream's rows, and the schema with its last stream."""
+        if self.stream_row() is None:
+            return []
+        with translated(f"{self._where}: dropping"), self._conn.transaction():
+            for table in ("applied", "snapshot_table", "lane", "stream"):
+                self._conn.execute(
+                    psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),
+                    [self._stream],
+                )
+            left = self._conn.execute("SELECT count(*) FROM headrace.stream").fetchone()
+            if left is not None and left[0] == 0:
+                self._conn.execute("DROP SCHEMA headrace CASCADE")
+                return [f"ledger of stream {self._stream} and schema headrace"]
+        return [f"ledger of stream {self._stream}"]
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._conn.close()

@@ -1,0 +1,193 @@
+"""The ordered way: row by row in source order, as pipelined prepared statements.
+
+Used for small units, where a COPY costs more round trips than it saves, and wherever merging can't be
+right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from connectors.base import RefusedError
+from connectors.postgres.mapping import TableMap, map_table, type_name
+from connectors.postgres.pipelined import Statement, StatementPipeline
+from pipeline.catalogue import Catalogue
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, Relation, Section, iter_order
+from schemas.rows import Field, key_fields, row_fields
+
+CASCADE, RESTART_IDENTITY = 1, 2  # option bits of pgoutput's Truncate message
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """One statement of a unit; `counted` says that it must touch exactly one row."""
+
+    statement: Statement
+    table: str
+    op: str
+    position: int
+    counted: bool
+
+
+class _RowStatements:
+    """Statement texts of one relation."""
+
+    def __init__(self, mapped: TableMap, conn: psycopg.Connection) -> None:
+        self._mapped = mapped
+        self._conn = conn
+        columns = mapped.relation.columns
+        self.everything = list(range(len(columns)))
+        self.keys = [n for n, column in enumerate(columns) if column.key]
+        self.formats = [int(column.binary) for column in columns]
+        self.key_formats = [self.formats[n] for n in self.keys]
+        self.unique = bool(self.keys) and not (mapped.relation.identity == "f" and len(self.keys) == len(columns))
+        self.target = mapped.target
+        self.insert = self._insert()
+        self.delete = self._delete()
+        self._updates: dict[bytes, tuple[bytes, list[int]]] = {}
+
+    def _text(self, composed: sql.Composable) -> bytes:
+        return composed.as_bytes(self._conn)
+
+    def _value(self, n: int, place: int) -> sql.Composable:
+        typed = sql.SQL("$" + str(place) + "::{}").format(type_name(self._mapped.staged[n]))
+        return self._mapped.assigned(n, typed)
+
+    def _name(self, n: int) -> sql.Identifier:
+        return sql.Identifier(self._mapped.relation.columns[n].name)
+
+    def _insert(self) -> bytes:
+        names = sql.SQL(", ").join(self._name(n) for n in self.everything)
+        values = sql.SQL(", ").join(self._value(n, n + 1) for n in self.everything)
+        if not self.everything:
+            return self._text(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self._mapped.target))
+        return self._text(
+            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
+                self._mapped.target, names, values
+            )
+        )
+
+    def _where(self, first: int) -> sql.Composed:
+        if self.unique:
+            tests = [
+                sql.SQL("{} = {}").format(self._name(n), self._value(n, first + i)) for i, n in enumerate(self.keys)
+            ]
+            return sql.SQL(" AND ").join(tests)
+        # Equal rows are interchangeable: any one of them. Compared as text, since not every type has "=".
+        tests = [
+            sql.SQL("{}::text IS NOT DISTINCT FROM ({})::text").format(self._name(n), self._value(n, first + i))
+            for i, n in enumerate(self.keys)
+        ]
+        return sql.SQL("ctid = (SELECT ctid FROM {} WHERE {} LIMIT 1)").format(
+            self._mapped.target, sql.SQL(" AND ").join(tests)
+        )
+
+    def _delete(self) -> bytes:
+        if not self.keys:
+            return b""
+        return self._text(sql.SQL("DELETE FROM {} WHERE {}").format(self._mapped.target, self._where(1)))
+
+    def update(self, mask: bytes) -> tuple[bytes, list[int]]:
+        """The UPDATE that leaves the masked columns alone, and the columns it sets."""
+        found = self._updates.get(mask)
+        if found is None:
+            columns = [n for n in self.everything if not (mask and mask[n >> 3] >> (n & 7) & 1)]
+            sets = sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(self._name(n), self._value(n, i + 1)) for i, n in enumerate(columns)
+            )
+            text = sql.SQL("UPDATE {} SET {} WHERE {}").format(self._mapped.target, sets, self._where(len(columns) + 1))
+            found = self._updates[mask] = (self._text(text), columns)
+        return found
+
+
+class RowWriter:
+    """Applies changes row by row on one connection, inside the caller's transaction."""
+
+    def __init__(self, conn: psycopg.Connection, pipeline: StatementPipeline, catalogue: Catalogue) -> None:
+        self._conn = conn
+        self._pipeline = pipeline
+        self._catalogue = catalogue
+        self._statements: dict[Relation, _RowStatements] = {}
+
+    def changes(self, batches: Sequence[ChangeBatch]) -> Iterator[RowChange]:
+        """Yield the statements of the batches in source order. Raises RefusedError, SchemaError."""
+        for batch in batches:
+            cuts = [_SectionCut(section) for section in batch.sections]
+            truncated = -1
+            for rank, number, row in iter_order(batch):
+                cut = cuts[number]
+                if cut.section.ops[row] == TRUNCATE:
+                    if rank != truncated:
+                        yield self._truncate(batch, rank)
+                    truncated = rank
+                else:
+                    yield self._change(cut, row, batch.positions[cut.section.tx[row]])
+
+    def check(self, changes: Sequence[RowChange], counts: Sequence[int]) -> int:
+        """Return the rows changed. Raises RefusedError for an UPDATE or DELETE that did not find its row."""
+        for change, count in zip(changes, counts, strict=True):
+            if change.counted and count != 1:
+                raise RefusedError(
+                    f"table {change.table}: {change.op} at position {change.position} found {count} rows, not 1; "
+                    "was the target changed by someone else?",
+                    "HR001",
+                )
+        return len(changes)
+
+    def _change(self, cut: _SectionCut, row: int, position: int) -> RowChange:
+        relation = cut.section.relation
+        statements = self._for(relation)
+        op, width = cut.section.ops[row], len(relation.columns)
+        table = f"{relation.schema}.{relation.table}"
+        if op == INSERT:
+            fields = row_fields(cut.rows[row], width)
+            return RowChange(Statement(statements.insert, fields, statements.formats), table, "INSERT", position, True)
+        key = key_fields(cut.old_keys.get(row, cut.keys[row]), len(statements.keys))
+        if op == DELETE:
+            return RowChange(Statement(statements.delete, key, statements.key_formats), table, "DELETE", position, True)
+        text, columns = statements.update(cut.masks.get(row, b""))
+        fields = row_fields(cut.rows[row], width)
+        values: list[Field] = [fields[n] for n in columns] + key
+        formats = [statements.formats[n] for n in columns] + statements.key_formats
+        return RowChange(Statement(text, values, formats), table, "UPDATE", position, True)
+
+    def _truncate(self, batch: ChangeBatch, rank: int) -> RowChange:
+        tables: list[Relation] = []
+        options = 0
+        for section in batch.sections:
+            for row, (op, order) in enumerate(zip(section.ops, section.order, strict=True)):
+                if op == TRUNCATE and order == rank:
+                    tables.append(section.relation)
+                    options |= section.row_list()[row][0]
+        names = sql.SQL(", ").join(self._for(relation).target for relation in tables)
+        text = sql.SQL("TRUNCATE {}{}{}").format(
+            names,
+            sql.SQL(" RESTART IDENTITY" if options & RESTART_IDENTITY else ""),
+            sql.SQL(" CASCADE" if options & CASCADE else ""),
+        )
+        name = ", ".join(f"{relation.schema}.{relation.table}" for relation in tables)
+        return RowChange(Statement(text.as_bytes(self._conn), [], []), name, "TRUNCATE", batch.last_position, False)
+
+    def _for(self, relation: Relation) -> _RowStatements:
+        found = self._statements.get(relation)
+        if found is None:
+            mapped = map_table(relation, self._catalogue.tables.get(relation.name))
+            found = self._statements[relation] = _RowStatements(mapped, self._conn)
+        return found
+
+
+class _SectionCut:
+    """A section's rows, cut once."""
+
+    __slots__ = ("keys", "masks", "old_keys", "rows", "section")
+
+    def __init__(self, section: Section) -> None:
+        self.section = section
+        self.keys = section.key_list()
+        self.rows = section.row_list()
+        self.old_keys = section.old_key_map()
+        self.masks = section.mask_map()

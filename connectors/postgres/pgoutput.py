@@ -1,0 +1,350 @@
+"""Decoding pgoutput messages into the lists of a BatchBuilder.
+
+Source: PostgreSQL manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
+The input is one CopyData message with its XLogData header (25 bytes); the message proper starts at 25.
+
+The trick that makes pure Python fast enough: rows of one table with fields of the same lengths share a
+*shape*. A shape's struct cuts a message into the fixed headers of its fields (kind and length) and their
+values in one call; if the headers are the expected ones, the COPY tuple is one %-format of the values.
+An UPDATE of pgbench_accounts takes 1.4 µs so, 4 µs field by field (2-core machine, Python 3.11).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from pipeline.builder import BatchBuilder, SectionBuilder
+from pipeline.errors import StreamStoppedError
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Column, LogicalMessage, Relation
+from schemas.rows import NULL_FIELD
+
+HEADER = 25  # 'w', start and end LSN, send time
+PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
+_SHAPES_MAX = 256  # a table, before varying lengths make the cache useless
+_BEGIN = struct.Struct("!qqi")
+_COMMIT = struct.Struct("!Bqqq")
+_INT16 = struct.Struct("!h")
+_INT32 = struct.Struct("!i")
+_UINT32 = struct.Struct("!I")
+_N, _K, _O = b"NKO"
+_NULL, _UNCHANGED, _TEXT, _BINARY = b"nutb"
+
+KeyColumns = Callable[[str, str], tuple[str, ...] | None]
+
+
+class _Shape:
+    """How to cut and rebuild the rows of one layout; `key` cuts the key out of the built row."""
+
+    __slots__ = ("heads", "key_pieces", "template", "unpack")
+
+    def __init__(self, kinds: list[int], lengths: list[int], keys: list[int]) -> None:
+        layout: list[str] = []
+        heads: list[bytes] = []
+        template, at = _INT16.pack(len(kinds)).replace(b"%", b"%%"), 2
+        spans: list[tuple[int, int]] = []
+        for kind, length in zip(kinds, lengths, strict=True):
+            if kind == _NULL:
+                layout.append("1s0s")
+                heads.append(b"n")
+                field = NULL_FIELD
+                size = 4
+            else:
+                layout.append(f"5s{length}s")
+                heads.append(bytes([kind]) + _INT32.pack(length))
+                field = _INT32.pack(length)
+                size = 4 + length
+            template += field.replace(b"%", b"%%") + b"%b"
+            spans.append((at, at + size))
+            at += size
+        self.heads = tuple(heads)
+        self.template = template
+        # Skips the header, the message type, the relation, 'N' and the field count.
+        self.unpack = struct.Struct(f"!{HEADER + 8}x" + "".join(layout)).unpack
+        self.key_pieces = _join_spans([spans[n] for n in keys])
+
+
+def _join_spans(spans: list[tuple[int, int]]) -> list[slice]:
+    """Adjacent spans as one slice."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return [slice(start, end) for start, end in joined]
+
+
+class _Table:
+    """Decoding state of one source table."""
+
+    __slots__ = ("keys", "relation", "section", "shapes")
+
+    def __init__(self, relation: Relation, section: SectionBuilder) -> None:
+        self.relation = relation
+        self.section = section
+        self.keys = [n for n, column in enumerate(relation.columns) if column.key]
+        self.shapes: dict[int, _Shape] = {}
+
+
+class PgOutputDecoder:
+    """Feeds one replication stream into `builder`.
+
+    `skip_to` is the last position already captured: transactions at or below it are passed over.
+    `type_names` maps type OIDs to names; `key_columns` returns a table's primary key, needed where the
+    replica identity is FULL.
+    """
+
+    def __init__(
+        self,
+        builder: BatchBuilder,
+        skip_to: int,
+        type_names: Mapping[int, str],
+        key_columns: KeyColumns,
+    ) -> None:
+        self.builder = builder
+        self.end_position = 0
+        self.in_transaction = False
+        self._skip_to = skip_to
+        self._skipping = False
+        self._types = dict(type_names)
+        self._key_columns = key_columns
+        self._tables: dict[bytes, _Table] = {}
+        self._tx = 0
+        self._large: tuple[int, int, int] | None = None
+        self._handlers: dict[int, Callable[[bytes], None]] = {
+            ord("B"): self._begin, ord("C"): self._commit, ord("R"): self._relation, ord("Y"): self._type,
+            ord("D"): self._delete, ord("T"): self._truncate, ord("M"): self._message, ord("O"): self._origin,
+        }  # fmt: skip
+
+    def feed(self, data: bytes) -> None:
+        """Take one message. Raises StreamStoppedError for a message kind that protocol 4 does not know."""
+        kind = data[25]
+        if kind == UPDATE:
+            self._update(data)
+        elif kind == INSERT:
+            self._insert(data)
+        else:
+            handler = self._handlers.get(kind)
+            if handler is None:
+                raise StreamStoppedError(f"pgoutput sent a message of unknown kind {chr(kind)!r}; upgrade Headrace")
+            handler(data)
+
+    def continue_transaction(self) -> None:
+        """Open the running transaction again in the builder, whose last part was just closed."""
+        if self._large is None:
+            raise AssertionError("no transaction is running")
+        self._tx = self.builder.begin(*self._large)
+
+    def _begin(self, data: bytes) -> None:
+        position, time_us, xid = _BEGIN.unpack_from(data, 26)
+        self.in_transaction = True
+        self._skipping = position <= self._skip_to
+        if not self._skipping:
+            self._large = (position, time_us + PG_EPOCH_US, xid & 0xFFFFFFFF)
+            self._tx = self.builder.begin(*self._large)
+
+    def _commit(self, data: bytes) -> None:
+        self.end_position = _COMMIT.unpack_from(data, 26)[2]
+        self.in_transaction = False
+        self._large = None
+
+    def _insert(self, data: bytes) -> None:
+        if self._skipping:
+            return
+        table = self._tables[data[26:30]]
+        shape = table.shapes.get(len(data))
+        pieces = shape.unpack(data) if shape is not None else ()
+        if shape is None or pieces[0::2] != shape.heads:
+            row, key = self._slow_row(data, 31, table)
+        else:
+            row = shape.template % pieces[1::2]
+            spans = shape.key_pieces
+            key = row[spans[0]] if len(spans) == 1 else b"".join([row[span] for span in spans])
+        self._append(table.section, INSERT, key, row)
+
+    def _update(self, data: bytes) -> None:
+        if self._skipping:
+            return
+        table = self._tables[data[26:30]]
+        shape = table.shapes.get(len(data))
+        if shape is not None and data[30] == 78:
+            pieces = shape.unpack(data)
+            if pieces[0::2] == shape.heads:
+                row = shape.template % pieces[1::2]
+                spans = shape.key_pieces
+                key = row[spans[0]] if len(spans) == 1 else b"".join([row[span] for span in spans])
+                # Inlined _append: this is the most frequent message.
+                builder = self.builder
+                section = table.section
+                section.ops.append(85)
+                section.tx.append(self._tx)
+                section.order.append(builder.rank)
+                section.keys.append(key)
+                section.rows.append(row)
+                builder.rank += 1
+                builder.bytes += len(row)
+                return
+        self._update_slowly(data, table)
+
+    def _append(self, section: SectionBuilder, op: int, key: bytes, row: bytes) -> None:
+        builder = self.builder
+        section.ops.append(op)
+        section.tx.append(self._tx)
+        section.order.append(builder.rank)
+        section.keys.append(key)
+        section.rows.append(row)
+        builder.rank += 1
+        builder.bytes += len(row)
+
+    def _update_slowly(self, data: bytes, table: _Table) -> None:
+        old: list[_Part] | None = None
+        at, kind = 31, data[30]
+        if kind != _N:
+            old, at = _tuple_parts(data, 31)
+            at += 1
+        parts, _ = _tuple_parts(data, at)
+        if old is not None and kind == _O:
+            parts = [before if part[0] == _UNCHANGED else part for part, before in zip(parts, old, strict=True)]
+        self._learn(table, parts)
+        if kind == _N:
+            self._remember_shape(data, parts, table)
+        row, key, mask = _build(parts, table.keys)
+        section = table.section
+        if mask:
+            section.masks[len(section.ops)] = mask
+        if old is not None:
+            old_key = _key_of(old, table.keys)
+            if old_key != key:
+                section.old_keys[len(section.ops)] = old_key
+        self._append(section, UPDATE, key, row)
+
+    def _slow_row(self, data: bytes, at: int, table: _Table) -> tuple[bytes, bytes]:
+        parts, _ = _tuple_parts(data, at)
+        self._learn(table, parts)
+        self._remember_shape(data, parts, table)
+        row, key, _ = _build(parts, table.keys)
+        return row, key
+
+    def _remember_shape(self, data: bytes, parts: list[_Part], table: _Table) -> None:
+        if len(table.shapes) < _SHAPES_MAX and all(part[0] != _UNCHANGED for part in parts):
+            kinds, lengths = [part[0] for part in parts], [len(part[1]) for part in parts]
+            table.shapes[len(data)] = _Shape(kinds, lengths, table.keys)
+
+    def _learn(self, table: _Table, parts: list[_Part]) -> None:
+        """Note which columns come as text; a relation whose formats change begins a new section."""
+        columns = table.relation.columns
+        wrong = [n for n, part in enumerate(parts) if (part[0] == _TEXT and columns[n].binary)
+                 or (part[0] == _BINARY and not columns[n].binary)]  # fmt: skip
+        if wrong:
+            changed = tuple(
+                replace(column, binary=not column.binary) if n in wrong else column for n, column in enumerate(columns)
+            )
+            table.relation = replace(table.relation, columns=changed)
+            table.section = self.builder.section(table.relation)
+            table.shapes.clear()
+
+    def _delete(self, data: bytes) -> None:
+        if self._skipping:
+            return
+        table = self._tables[data[26:30]]
+        parts, _ = _tuple_parts(data, 31)
+        self._learn(table, parts)
+        row, key, _ = _build(parts, table.keys)
+        self._append(table.section, DELETE, key, row if data[30] == _O else b"")
+
+    def _truncate(self, data: bytes) -> None:
+        if self._skipping:
+            return
+        count = _INT32.unpack_from(data, 26)[0]
+        options = data[30:31]
+        rank = self.builder.rank
+        for n in range(count):
+            at = 31 + 4 * n
+            section = self._tables[data[at : at + 4]].section
+            self.builder.rank = rank  # one statement: its tables share a rank
+            self._append(section, TRUNCATE, b"", options)
+
+    def _message(self, data: bytes) -> None:
+        transactional = data[26] & 1
+        if not transactional or self._skipping:
+            return
+        end = data.index(b"\0", 35)
+        content = data[end + 5 : end + 5 + _INT32.unpack_from(data, end + 1)[0]]
+        builder = self.builder
+        builder.messages.append(LogicalMessage(self._tx, builder.rank, data[35:end].decode(), content))
+        builder.rank += 1
+        builder.bytes += len(content)
+
+    def _origin(self, data: bytes) -> None:
+        """The transaction came to the source from elsewhere; nothing of it is needed here."""
+
+    def _type(self, data: bytes) -> None:
+        oid = _UINT32.unpack_from(data, 26)[0]
+        schema, name, _ = data[30:].split(b"\0", 2)
+        self._types[oid] = f"{schema.decode()}.{name.decode()}"
+
+    def _relation(self, data: bytes) -> None:
+        oid = _UINT32.unpack_from(data, 26)[0]
+        raw_schema, raw_table, rest = data[30:].split(b"\0", 2)
+        schema, table = raw_schema.decode() or "pg_catalog", raw_table.decode()
+        identity, count, at = chr(rest[0]), _INT16.unpack_from(rest, 1)[0], 3
+        primary = self._key_columns(schema, table) if identity == "f" else None
+        columns: list[Column] = []
+        for _ in range(count):
+            end = rest.index(b"\0", at + 1)
+            name, type_oid = rest[at + 1 : end].decode(), _UINT32.unpack_from(rest, end + 1)[0]
+            key = name in primary if primary else bool(rest[at] & 1)
+            columns.append(Column(name, self._types.get(type_oid, f"oid {type_oid}"), key, binary=True))
+            at = end + 9
+        relation = Relation(oid, schema, table, identity, tuple(columns))
+        known = self._tables.get(data[26:30])
+        if known is not None and _same_but_formats(known.relation, relation):
+            return
+        self._tables[data[26:30]] = _Table(relation, self.builder.section(relation))
+
+
+_Part = tuple[int, bytes]
+
+
+def _same_but_formats(one: Relation, other: Relation) -> bool:
+    return replace(one, columns=()) == replace(other, columns=()) and [
+        (column.name, column.type, column.key) for column in one.columns
+    ] == [(column.name, column.type, column.key) for column in other.columns]
+
+
+def _tuple_parts(data: bytes, at: int) -> tuple[list[_Part], int]:
+    """Return the (kind, value) of each field of the TupleData at `at`, and where it ends."""
+    count = _INT16.unpack_from(data, at)[0]
+    at += 2
+    parts: list[_Part] = []
+    for _ in range(count):
+        kind = data[at]
+        if kind in (_NULL, _UNCHANGED):
+            parts.append((kind, b""))
+            at += 1
+        else:
+            end = at + 5 + _INT32.unpack_from(data, at + 1)[0]
+            parts.append((kind, data[at + 5 : end]))
+            at = end
+    return parts, at
+
+
+def _build(parts: list[_Part], keys: list[int]) -> tuple[bytes, bytes, bytes]:
+    """Return the COPY tuple, the key and the mask of unchanged columns (empty when there are none)."""
+    fields = [_field(part) for part in parts]
+    left_out = [n for n, part in enumerate(parts) if part[0] == _UNCHANGED]
+    mask = bytearray((len(parts) + 7) // 8) if left_out else bytearray()
+    for n in left_out:
+        mask[n >> 3] |= 1 << (n & 7)
+    return _INT16.pack(len(parts)) + b"".join(fields), b"".join([fields[n] for n in keys]), bytes(mask)
+
+
+def _key_of(parts: list[_Part], keys: list[int]) -> bytes:
+    return b"".join([_field(parts[n]) for n in keys])
+
+
+def _field(part: _Part) -> bytes:
+    kind, value = part
+    return NULL_FIELD if kind in (_NULL, _UNCHANGED) else _INT32.pack(len(value)) + value

@@ -1,0 +1,159 @@
+"""Slot and publications of a stream, and the tables they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+import psycopg
+from psycopg import sql
+
+from connectors.base import SourceSettings
+from connectors.postgres.errors import translated
+from pipeline.catalogue import TableName
+from pipeline.errors import ConfigError
+from pipeline.selection import select_tables
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A source table: `keyed` says that updates and deletes can be published."""
+
+    name: TableName
+    keyed: bool
+    parents: tuple[TableName, ...]
+
+
+def slot_name(stream: str) -> str:
+    """Name of a stream's slot."""
+    return f"headrace_{stream}"
+
+
+def publication_names(stream: str) -> tuple[str, str]:
+    """Names of a stream's publications: of keyed tables, and of tables whose inserts alone can travel."""
+    return f"headrace_{stream}", f"headrace_{stream}_inserts"
+
+
+_TABLES = """
+SELECT n.nspname, c.relname,
+       c.relreplident IN ('f') OR (c.relreplident = 'd' AND EXISTS (
+           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
+       OR (c.relreplident = 'i' AND EXISTS (
+           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident)),
+       coalesce(array_agg(DISTINCT ARRAY[pn.nspname, p.relname]::text[]) FILTER (WHERE p.oid IS NOT NULL), '{}')
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid
+  LEFT JOIN pg_class p ON p.oid = f.confrelid
+  LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
+   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'headrace')
+ GROUP BY n.nspname, c.relname, c.relreplident, c.oid
+"""
+
+
+def source_tables(conn: psycopg.Connection, settings: SourceSettings) -> list[SourceTable]:
+    """Return the stream's tables, parents before children. Raises ConfigError."""
+    rows = conn.execute(_TABLES).fetchall()
+    there = {
+        (schema, table): SourceTable((schema, table), bool(keyed), tuple((p[0], p[1]) for p in parents))
+        for schema, table, keyed, parents in rows
+    }
+    chosen = select_tables(there, settings.tables, settings.exclude)
+    graph: nx.DiGraph[TableName] = nx.DiGraph()
+    graph.add_nodes_from(chosen)
+    graph.add_edges_from((p, name) for name in chosen for p in there[name].parents if p in graph)
+    condensed = nx.condensation(graph)
+    order = (sorted(condensed.nodes[c]["members"]) for c in nx.lexicographical_topological_sort(condensed))
+    return [there[name] for members in order for name in members]
+
+
+def check_wal_level(conn: psycopg.Connection) -> None:
+    """Raise ConfigError unless the source writes logical WAL."""
+    row = conn.execute("SHOW wal_level").fetchone()
+    if row is None or row[0] != "logical":
+        raise ConfigError(
+            f"the source has wal_level={row[0] if row else '?'}, logical decoding needs wal_level=logical: "
+            "ALTER SYSTEM SET wal_level = logical, then restart the server"
+        )
+
+
+def ensure_publications(conn: psycopg.Connection, stream: str, tables: list[SourceTable]) -> list[str]:
+    """Create or adjust the publications so that they carry exactly `tables`; return those that exist.
+
+    Tables without a replica identity get a publication of inserts and truncates alone: published for
+    updates, PostgreSQL would refuse the application's own UPDATE on them.
+    """
+    keyed, inserts = publication_names(stream)
+    wanted = {
+        keyed: ([t.name for t in tables if t.keyed], "insert, update, delete, truncate"),
+        inserts: ([t.name for t in tables if not t.keyed], "insert, truncate"),
+    }
+    with (
+        translated(f"stream {stream}: creating its publications (the user must own the tables)"),
+        conn.transaction(),
+    ):
+        for name, (members, publish) in wanted.items():
+            _ensure_publication(conn, name, members, publish)
+    return [name for name, (members, _) in wanted.items() if members or name == keyed]
+
+
+def _ensure_publication(conn: psycopg.Connection, name: str, members: list[TableName], publish: str) -> None:
+    exists = conn.execute("SELECT FROM pg_publication WHERE pubname = %s", [name]).fetchone()
+    tables = sql.SQL(", ").join(sql.Identifier(*member) for member in members)
+    if exists is None:
+        if not members and name.endswith("_inserts"):
+            return
+        target = sql.SQL(" FOR TABLE {}").format(tables) if members else sql.SQL("")
+        options = sql.SQL(" WITH (publish = {}, publish_via_partition_root = true)").format(sql.Literal(publish))
+        conn.execute(sql.SQL("CREATE PUBLICATION {}{}{}").format(sql.Identifier(name), target, options))
+        return
+    there = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [name])
+    if {(schema, table) for schema, table in there} != set(members):
+        if members:
+            conn.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(name), tables))
+        else:
+            conn.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
+
+
+def drop_slot(conn: psycopg.Connection, slot: str) -> bool:
+    """Drop the slot if it exists, ending a walsender that still holds it; whether it existed."""
+    conn.execute(
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL", [slot],
+    )  # fmt: skip
+    dropped = conn.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+    )
+    return dropped.rowcount > 0
+
+
+def drop_publications(conn: psycopg.Connection, stream: str) -> list[str]:
+    """Drop the stream's publications; return the names of those that existed."""
+    dropped = []
+    for name in publication_names(stream):
+        if conn.execute("SELECT FROM pg_publication WHERE pubname = %s", [name]).fetchone() is not None:
+            conn.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
+            dropped.append(name)
+    return dropped
+
+
+def type_names(conn: psycopg.Connection) -> dict[int, str]:
+    """Return OID -> type name: bare for built-in types, schema.name for others."""
+    rows = conn.execute(
+        "SELECT t.oid, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END"
+        "  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
+    )
+    return {int(oid): str(name) for oid, name in rows}
+
+
+def primary_key(conn: psycopg.Connection, schema: str, table: str) -> tuple[str, ...] | None:
+    """Return the primary key's columns, None when the table has none."""
+    rows = conn.execute(
+        "SELECT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+        "  JOIN pg_namespace n ON n.oid = c.relnamespace"
+        "  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)"
+        " WHERE i.indisprimary AND n.nspname = %s AND c.relname = %s ORDER BY a.attnum",
+        [schema, table],
+    ).fetchall()
+    return tuple(str(row[0]) for row in rows) or None

@@ -1,0 +1,130 @@
+"""The initial snapshot: binary COPY of every table under the slot's exported snapshot, in chunks.
+
+Each chunk is one ChangeBatch of kind "snapshot" with one pseudo-transaction. Its position is its part
+number (1, 2, ...): below any LSN, so the chain, the ledger and takeovers work on it unchanged. Part 1
+carries a TRUNCATE of all tables: the target empties what an earlier, unfinished snapshot left.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from array import array
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import sql
+
+from connectors.base import SourceSettings
+from connectors.postgres.errors import connect, translated
+from connectors.postgres.slot import SourceTable
+from pipeline.builder import BatchBuilder, offsets
+from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, Column, Relation, Section
+from schemas.packed import INT32
+
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
+_COPY_END = b"\xff\xff"
+_EXTENSION = struct.Struct("!i")
+CHUNK_ROWS_MAX = 10_000
+
+
+def snapshot_batches(
+    stream: str, generation: int, snapshot: str, tables: list[SourceTable], settings: SourceSettings
+) -> Iterator[ChangeBatch]:
+    """Yield the snapshot's batches, the TRUNCATE first. Raises ConfigError, RetriableError."""
+    builder = BatchBuilder(stream, generation, 0)
+    with (
+        connect(settings.dsn, f"headrace {stream} snapshot", extra_float_digits="3") as conn,
+        translated(f"stream {stream}: snapshot"),
+    ):
+        conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        relations = [_relation(conn, table) for table in tables]
+        yield _truncate(builder, relations)
+        for relation in relations:
+            yield from _copy_table(conn, builder, relation, settings.batch_bytes_max)
+
+
+def _relation(conn: psycopg.Connection, table: SourceTable) -> Relation:
+    rows = conn.execute(
+        "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
+        "       t.typsend <> 0, a.attrelid"
+        "  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace"
+        " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
+        " ORDER BY a.attnum",
+        [sql.Identifier(*table.name).as_string(conn)],
+    ).fetchall()
+    # No keys: the parts are disjoint, and what follows the snapshot waits for all of it.
+    columns = tuple(Column(name, kind, key=False, binary=bool(binary)) for name, kind, binary, _ in rows)
+    oid = int(rows[0][3]) if rows else 0
+    return Relation(oid, *table.name, "n", columns)
+
+
+def _truncate(builder: BatchBuilder, relations: list[Relation]) -> ChangeBatch:
+    builder.begin(1, _now_us(), 0)
+    for relation in relations:
+        section = builder.section(relation)
+        section.ops.append(TRUNCATE)
+        section.tx.append(0)
+        section.order.append(0)
+        section.keys.append(b"")
+        section.rows.append(b"\0")
+    return builder.close("snapshot", 0, _now_us())
+
+
+def _copy_table(
+    conn: psycopg.Connection, builder: BatchBuilder, relation: Relation, bytes_max: int
+) -> Iterator[ChangeBatch]:
+    columns = [
+        sql.Identifier(c.name) if c.binary else sql.SQL("{}::text").format(sql.Identifier(c.name))
+        for c in relation.columns
+    ]
+    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)").format(
+        sql.SQL(", ").join(columns), sql.Identifier(relation.schema, relation.table)
+    )
+    rows: list[bytes] = []
+    size = 0
+    with conn.cursor().copy(query) as copy:
+        for data in copy:
+            row = _strip_header(bytes(data))
+            if row in (b"", _COPY_END):
+                continue
+            rows.append(row)
+            size += len(row)
+            if size >= bytes_max or len(rows) >= CHUNK_ROWS_MAX:
+                yield _chunk(builder, relation, rows)
+                rows, size = [], 0
+    if rows:
+        yield _chunk(builder, relation, rows)
+
+
+def _strip_header(data: bytes) -> bytes:
+    """The server sends one message a row; the first begins with the file header."""
+    if not data.startswith(_COPY_HEADER):
+        return data
+    extension = _EXTENSION.unpack_from(data, len(_COPY_HEADER) + 4)[0]
+    return data[len(_COPY_HEADER) + 8 + extension :]
+
+
+def _chunk(builder: BatchBuilder, relation: Relation, rows: list[bytes]) -> ChangeBatch:
+    """A batch of new rows, packed without a Python step a row beyond the join."""
+    builder.begin(builder.previous_position + 1, _now_us(), 0)
+    batch = builder.close("snapshot", 0, _now_us())
+    count = len(rows)
+    batch.sections = [
+        Section(
+            relation=relation,
+            ops=bytes([INSERT]) * count,
+            tx=array(INT32, bytes(4 * count)),
+            order=array(INT32, range(count)),
+            keys=b"",
+            key_offsets=array(INT32, bytes(4 * (count + 1))),
+            rows=b"".join(rows),
+            row_offsets=offsets(rows),
+        )
+    ]
+    return batch
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,156 @@
+"""The PostgreSQL source: snapshot, then the replication stream, as change batches.
+
+**Guarantee:** yields every committed transaction of the published tables after `tail` exactly once and in
+commit order; whole, or in parts marked as such. Position: the LSN of the commit record, which pgoutput
+tells at BEGIN (the end LSN only at COMMIT, too late for a transaction sent in parts).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from connectors.base import SourceSettings, Tail
+from connectors.postgres.errors import connect, translated
+from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.replication import ReplicationConnection
+from connectors.postgres.slot import (
+    SourceTable,
+    check_wal_level,
+    drop_slot,
+    ensure_publications,
+    primary_key,
+    slot_name,
+    source_tables,
+    type_names,
+)  # fmt: skip
+from connectors.postgres.snapshot import snapshot_batches
+from pipeline.builder import BatchBuilder
+from pipeline.slicing import select
+from schemas.change_batch import ChangeBatch
+
+READ_MESSAGES_MAX = 512  # between two looks at the clock and the batch's size
+PART_BYTES_MAX = 4 * 1024 * 1024  # of one transaction in a record, well under the broker's 16 MiB
+HEARTBEAT_S = 5.0
+
+
+class PostgresSource:
+    """See `connectors.base.Source`."""
+
+    def __init__(self, stream: str, settings: SourceSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._slot = slot_name(stream)
+        self._replication: ReplicationConnection | None = None
+        self._confirmed = 0
+
+    def batches(self, tail: Tail | None) -> Iterator[ChangeBatch | None]:
+        """Yield batches for ever; see `connectors.base.Source`."""
+        settings = self._settings
+        with connect(settings.dsn, f"headrace {self._stream} capture") as conn:
+            check_wal_level(conn)
+            with translated(f"stream {self._stream}: reading the source's catalogue"):
+                tables = source_tables(conn, settings)
+                types = type_names(conn)
+            publications = ensure_publications(conn, self._stream, tables)
+            keys = {table.name: primary_key(conn, *table.name) for table in tables}
+            if tail is None or tail.snapshot_open:
+                with translated(f"stream {self._stream}: dropping an unfinished slot"):
+                    drop_slot(conn, self._slot)
+        self._replication = ReplicationConnection(settings.dsn, self._stream)
+        if tail is None or tail.snapshot_open:
+            for batch in self._start_anew(self._replication, tables):
+                yield batch
+                tail = Tail(batch.generation, batch.last_position, snapshot_open=False)
+        if tail is None:
+            raise AssertionError("a new stream begins with at least one batch")
+        builder = BatchBuilder(self._stream, tail.generation, tail.position)
+        decoder = PgOutputDecoder(builder, tail.position, types, lambda *name: keys.get(name))
+        self._replication.start(self._slot, publications, self._confirmed, binary=True)
+        yield from self._stream_batches(self._replication, builder, decoder)
+
+    def _start_anew(self, replication: ReplicationConnection, tables: list[SourceTable]) -> Iterator[ChangeBatch]:
+        wanted = self._settings.snapshot == "initial"
+        generation, name = replication.create_slot(self._slot, export=wanted)
+        position = 0
+        if wanted:
+            for batch in snapshot_batches(self._stream, generation, name, tables, self._settings):
+                yield batch
+                position = batch.last_position
+        # Says that the snapshot is complete: a capture that finds a live record resumes from the slot.
+        yield BatchBuilder(self._stream, generation, position).close("live", generation, time.time_ns() // 1000)
+
+    def _stream_batches(
+        self, replication: ReplicationConnection, builder: BatchBuilder, decoder: PgOutputDecoder
+    ) -> Iterator[ChangeBatch | None]:
+        settings, feed, read = self._settings, decoder.feed, replication.read
+        opened_s = sent_s = time.monotonic()
+        naps = 0
+        while True:
+            empty = False
+            for _ in range(READ_MESSAGES_MAX):
+                data = read()
+                if data is None:
+                    empty = True
+                    break
+                feed(bytes(data))
+            replication.send_status_if_due()
+            now_s = time.monotonic()
+            batch = None
+            if not builder.positions:
+                opened_s = now_s
+                if empty and now_s - sent_s >= HEARTBEAT_S:
+                    batch = builder.close("live", replication.received, time.time_ns() // 1000)
+            elif decoder.in_transaction:
+                if builder.bytes >= PART_BYTES_MAX:
+                    yield from self._cut_transaction(builder, decoder)
+                    sent_s = now_s
+            elif (
+                len(builder.positions) >= settings.batch_transactions_max
+                or builder.bytes >= settings.batch_bytes_max
+                or (now_s - opened_s) * 1000 >= settings.linger_ms
+            ):
+                batch = builder.close("live", decoder.end_position, time.time_ns() // 1000)
+            if batch is not None:
+                yield batch
+                opened_s = sent_s = now_s
+            if empty:
+                naps += 1
+                yield None
+                replication.wait(naps if not builder.positions else 0)
+            else:
+                naps = 0
+
+    def _cut_transaction(self, builder: BatchBuilder, decoder: PgOutputDecoder) -> Iterator[ChangeBatch]:
+        """Close the running transaction's rows so far as a part; whole transactions before it go first."""
+        now_us = time.time_ns() // 1000
+        before = len(builder.positions) - 1
+        if before and builder.part == 0:
+            batch = builder.close("live", 0, now_us, last_part=False)
+            whole = select(batch, range(before))
+            whole.last_part, whole.end_position = True, decoder.end_position
+            yield whole
+            running = select(batch, [before])
+            running.previous_position = whole.last_position
+            builder.previous_position = whole.last_position
+            yield running
+        else:
+            yield builder.close("live", decoder.end_position, now_us, last_part=False)
+        decoder.continue_transaction()
+
+    def confirm(self, end_position: int) -> None:
+        """Let the server recycle WAL up to `end_position`."""
+        self._confirmed = max(self._confirmed, end_position)
+        if self._replication is not None:
+            self._replication.confirmed = max(self._replication.confirmed, end_position)
+
+    def keepalive(self) -> None:
+        """Send a status message if one is due."""
+        if self._replication is not None:
+            self._replication.send_status_if_due()
+
+    def close(self) -> None:
+        """End the replication connection."""
+        if self._replication is not None:
+            self._replication.close()
+            self._replication = None

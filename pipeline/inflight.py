@@ -1,0 +1,107 @@
+"""Keys of units that were sent and are not yet applied: where a later window must queue or wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pipeline.conflicts import Keyspace
+from pipeline.independent import WindowKeys
+from schemas.apply_unit import LANES_MAX
+
+LaneSeqs = dict[int, int]
+
+
+@dataclass(slots=True)
+class _WindowTrace:
+    """What a window left in the tables, to be taken out when it is applied."""
+
+    writers: list[tuple[dict[bytes, tuple[int, int]], bytes, tuple[int, int]]] = field(default_factory=list)
+    readers: list[tuple[dict[bytes, LaneSeqs], bytes]] = field(default_factory=list)
+
+
+class InFlight:
+    """Last writer and readers of each key in flight, as (lane, seq).
+
+    `applied[lane]` is the highest seq known to be applied; entries at or below it do not count.
+    """
+
+    def __init__(self) -> None:
+        self.applied = [0] * LANES_MAX
+        self._writers: dict[Keyspace, dict[bytes, tuple[int, int]]] = {}
+        self._readers: dict[Keyspace, dict[bytes, LaneSeqs]] = {}
+        self._traces: deque[_WindowTrace] = deque()
+        # Units whose keys were not recorded (barriers, single-lane windows): everything depends on them.
+        self._blind: LaneSeqs = {}
+
+    def blind(self) -> LaneSeqs:
+        """Return the unrecorded units still in flight."""
+        return self._live(self._blind)
+
+    def dependencies(self, keys: WindowKeys) -> dict[int, LaneSeqs]:
+        """Return component -> {lane: seq} of the units in flight that it conflicts with."""
+        found: dict[int, LaneSeqs] = {}
+        for space, owner in keys.writers.items():
+            writers, readers = self._writers.get(space, {}), self._readers.get(space, {})
+            for key in owner.keys() & writers.keys():
+                self._depend(found, keys.find(owner[key]), dict([writers[key]]))
+            for key in owner.keys() & readers.keys():
+                self._depend(found, keys.find(owner[key]), readers[key])
+        for space, shared in keys.readers.items():
+            writers = self._writers.get(space, {})
+            for key in shared.keys() & writers.keys():
+                for tx in shared[key]:
+                    self._depend(found, keys.find(tx), dict([writers[key]]))
+        return found
+
+    def _depend(self, found: dict[int, LaneSeqs], component: int, on: LaneSeqs) -> None:
+        live = self._live(on)
+        if live:
+            merge_waits(found.setdefault(component, {}), live)
+
+    def _live(self, seqs: LaneSeqs) -> LaneSeqs:
+        return {lane: seq for lane, seq in seqs.items() if seq > self.applied[lane]}
+
+    def record(self, keys: WindowKeys, unit_of: dict[int, tuple[int, int]]) -> None:
+        """Enter a window's keys; `unit_of` maps component -> (lane, seq)."""
+        trace = _WindowTrace()
+        for space, owner in keys.writers.items():
+            table = self._writers.setdefault(space, {})
+            for key, tx in owner.items():
+                unit = unit_of[keys.find(tx)]
+                table[key] = unit
+                trace.writers.append((table, key, unit))
+        for space, shared in keys.readers.items():
+            readers = self._readers.setdefault(space, {})
+            for key, transactions in shared.items():
+                entry = readers.setdefault(key, {})
+                merge_waits(entry, dict(unit_of[keys.find(tx)] for tx in transactions))
+                trace.readers.append((readers, key))
+        self._traces.append(trace)
+
+    def record_blind(self, lane: int, seq: int) -> None:
+        """Enter a window whose keys are not known: one unit that all later ones depend on."""
+        self._blind[lane] = seq
+        self.record_nothing()
+
+    def record_nothing(self) -> None:
+        """Enter a window without units."""
+        self._traces.append(_WindowTrace())
+
+    def forget_window(self) -> None:
+        """Drop the entries of the oldest window, which is applied."""
+        trace = self._traces.popleft()
+        for table, key, unit in trace.writers:
+            if table.get(key) == unit:
+                del table[key]
+        for readers, key in trace.readers:
+            entry = readers.get(key)
+            if entry is not None and not self._live(entry):
+                del readers[key]
+
+
+def merge_waits(into: LaneSeqs, other: LaneSeqs) -> None:
+    """Raise the waits of `into` to those of `other`."""
+    for lane, seq in other.items():
+        if seq > into.get(lane, 0):
+            into[lane] = seq

@@ -1,0 +1,68 @@
+"""Choosing a lane for each independent set (design: planning, rule 2)."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from pipeline.inflight import LaneSeqs, merge_waits
+
+# A lane that gets fewer transactions than this from a window costs more in commits than it saves.
+GRAIN_TRANSACTIONS = 50
+
+Preference = Callable[[list[int]], int | None]
+
+
+def assign(
+    components: dict[int, list[int]],
+    dependencies: dict[int, LaneSeqs],
+    loads: list[int],
+    prefer: Preference | None = None,
+) -> tuple[dict[int, int], dict[int, LaneSeqs]]:
+    """Return component -> lane, and lane -> waits of its unit.
+
+    `loads` holds the transactions queued in each active lane and is raised by what is assigned. A set
+    that depends on one lane goes there and waits for nothing; one that depends on several goes to the
+    one it depends on most recently loaded with work, and waits for the others.
+    """
+    lane_of: dict[int, int] = {}
+    waits: dict[int, LaneSeqs] = {}
+    for component, seqs in dependencies.items():
+        lane = _dependent_lane(seqs, loads)
+        lane_of[component] = lane
+        merge_waits(waits.setdefault(lane, {}), {other: seq for other, seq in seqs.items() if other != lane})
+        if lane < len(loads):
+            loads[lane] += len(components[component])
+    free = [component for component in components if component not in lane_of]
+    _spread(free, components, loads, lane_of, prefer)
+    return lane_of, waits
+
+
+def _dependent_lane(seqs: LaneSeqs, loads: list[int]) -> int:
+    # A lane that was retired from the active ones still takes dependents only when nothing else can.
+    active = [lane for lane in seqs if lane < len(loads)]
+    return max(active or seqs, key=lambda lane: (loads[lane] if lane < len(loads) else 0, -lane))
+
+
+def _spread(
+    free: list[int],
+    components: dict[int, list[int]],
+    loads: list[int],
+    lane_of: dict[int, int],
+    prefer: Preference | None,
+) -> None:
+    total = sum(len(components[component]) for component in free)
+    width = max(1, min(len(loads), total // GRAIN_TRANSACTIONS))
+    heap = heapq.nsmallest(width, ((load, lane) for lane, load in enumerate(loads)))
+    heapq.heapify(heap)
+    for component in free:
+        size = len(components[component])
+        wanted = prefer(components[component]) if prefer is not None else None
+        if wanted is not None and wanted < len(loads):
+            lane_of[component] = wanted
+            loads[wanted] += size
+            continue
+        load, lane = heap[0]
+        heapq.heapreplace(heap, (load + size, lane))
+        lane_of[component] = lane
+        loads[lane] += size

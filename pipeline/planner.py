@@ -1,0 +1,223 @@
+"""The planner of one stream: windows in, units out, watermark forward. Pure; a plan is only advice.
+
+Everything here may be lost at any moment: a new planner starts from the ledger (rule 3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.chain import Chain, Verdict
+from pipeline.conflicts import KeyRules
+from pipeline.independent import window_keys
+from pipeline.inflight import InFlight, LaneSeqs
+from pipeline.lanes import Preference, assign
+from pipeline.slicing import select
+from schemas.apply_unit import LANES_MAX, NORMAL, SERIAL, ApplyUnit
+from schemas.change_batch import TRUNCATE, ChangeBatch, encode_batch
+
+WINDOWS_MAX = 64
+
+
+@dataclass(slots=True)
+class Window:
+    """One planned change record. `token` is the caller's: it is given back when the window is applied.
+
+    `record` is kept so that the window can be planned again; a part of a large transaction drops it
+    (memory), and can then only be read again.
+    """
+
+    generation: int
+    previous_position: int
+    last_position: int
+    end_offset: int
+    last_part: bool
+    token: object
+    record: bytes
+    units: dict[int, int] = field(default_factory=dict)
+    commit_time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Where a planner starts: from the ledger.
+
+    `applied` holds the positions above the watermark, by generation.
+    """
+
+    epoch: int
+    generation: int
+    watermark: int
+    applied: dict[int, frozenset[int]]
+
+
+class Planner:
+    """Plans a stream's windows for up to `lanes` lanes.
+
+    `order` is "dependent", or "commit": one lane, every target state is a source state.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        start: Restart,
+        rules: KeyRules,
+        *,
+        lanes: int,
+        order: str = "dependent",
+        prefer: Preference | None = None,
+    ) -> None:
+        self.stream = stream
+        self.epoch = start.epoch
+        self.chain = Chain(stream, start.generation, start.watermark)
+        self.windows: deque[Window] = deque()
+        self.active_lanes = 1 if order == "commit" else lanes
+        self._applied_before = start.applied
+        self._rules = rules
+        self._prefer = prefer
+        self._inflight = InFlight()
+        self._seqs = [0] * LANES_MAX
+        self._queued: list[deque[tuple[int, int]]] = [deque() for _ in range(LANES_MAX)]
+        self._loads = [0] * LANES_MAX
+        self._serial_at: int | None = None
+        self._barrier_seq = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether planning must pause until windows are applied. An open large transaction never waits."""
+        return len(self.windows) >= WINDOWS_MAX and self.chain.open_part < 0
+
+    def plan_serially(self, last_position: int) -> None:
+        """Plan the window that ends at `last_position` as one unit in source order (hidden dependences)."""
+        self._serial_at = last_position
+
+    def offer(self, batch: ChangeBatch, record: bytes, end_offset: int, token: object, now_us: int) -> list[ApplyUnit]:
+        """Plan one batch and return its units, to be sent in this order.
+
+        `end_offset` is the offset after the record. Raises StreamGapError when the chain is broken.
+        """
+        link = self.chain.offer(batch)
+        times = batch.commit_times_us
+        window = Window(
+            batch.generation, batch.previous_position, self.chain.position, end_offset, batch.last_part, token,
+            record if batch.whole else b"", commit_time_us=times[-1] if times else 0,
+        )  # fmt: skip
+        self.windows.append(window)
+        wanted = [] if link.verdict is Verdict.REPEAT else self._missing(batch, link.first)
+        if not wanted or (batch.whole and not batch.sections):
+            self._inflight.record_nothing()
+            return []
+        if len(wanted) < len(batch.positions):
+            batch = select(batch, wanted)
+            record = encode_batch(batch)
+        return self._plan(window, batch, record, now_us)
+
+    def _missing(self, batch: ChangeBatch, first: int) -> Sequence[int]:
+        applied = self._applied_before.get(batch.generation)
+        indexes = range(first, len(batch.positions))
+        if not applied:
+            return indexes
+        return [n for n in indexes if batch.positions[n] not in applied]
+
+    def _plan(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> list[ApplyUnit]:
+        if batch.kind == "snapshot" and not _has_barrier(batch):
+            return [self._snapshot(window, batch, record, now_us)]
+        serial = self._serial_at == batch.last_position
+        if serial or not batch.whole or _has_barrier(batch):
+            return [self._barrier(window, batch, record, now_us, SERIAL if serial else NORMAL)]
+        blind = self._inflight.blind()
+        if self.active_lanes == 1 and set(self._busy()) <= {0}:
+            return [self._single(window, batch, record, now_us)]
+        keys = window_keys(batch, self._rules)
+        components = keys.components()
+        dependencies = self._inflight.dependencies(keys)
+        for component in components if blind else ():
+            waits = dependencies.setdefault(component, {})
+            waits.update({lane: max(seq, waits.get(lane, 0)) for lane, seq in blind.items()})
+        lane_of, lane_waits = assign(components, dependencies, self._loads[: self.active_lanes], self._prefer)
+        chosen: dict[int, list[int]] = {}
+        for component, transactions in components.items():
+            chosen.setdefault(lane_of[component], []).extend(transactions)
+        units = [
+            self._unit(window, batch, record, lane, sorted(chosen[lane]), lane_waits.get(lane, {}), now_us)
+            for lane in sorted(chosen)
+        ]
+        self._inflight.record(keys, {c: (lane, self._seqs[lane]) for c, lane in lane_of.items()})
+        return units
+
+    def _busy(self) -> list[int]:
+        return [lane for lane, queued in enumerate(self._queued) if queued]
+
+    def _single(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> ApplyUnit:
+        unit = self._unit(window, batch, record, 0, range(len(batch.positions)), {}, now_us)
+        self._inflight.record_blind(0, unit.seq)
+        return unit
+
+    def _snapshot(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> ApplyUnit:
+        """One unit a snapshot part: parts are disjoint, so they wait for the emptied tables alone.
+
+        Where foreign keys exist they go through one lane, parents first as the source sent them.
+        """
+        lanes = 1 if self._rules.has_foreign_keys else self.active_lanes
+        lane = min(range(lanes), key=self._loads.__getitem__)
+        waits = {0: self._barrier_seq} if lane != 0 and self._inflight.applied[0] < self._barrier_seq else {}
+        unit = self._unit(window, batch, record, lane, range(len(batch.positions)), waits, now_us)
+        self._loads[lane] += batch.rows()
+        self._queued[lane][-1] = (unit.seq, len(batch.positions) + batch.rows())
+        self._inflight.record_blind(lane, unit.seq)
+        return unit
+
+    def _barrier(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int, mode: str) -> ApplyUnit:
+        """One unit behind everything in flight, before everything that follows."""
+        waits = {lane: self._queued[lane][-1][0] for lane in self._busy() if lane != 0}
+        unit = self._unit(window, batch, record, 0, range(len(batch.positions)), waits, now_us, mode)
+        self._inflight.record_blind(0, unit.seq)
+        self._barrier_seq = unit.seq
+        return unit
+
+    def _unit(
+        self, window: Window, batch: ChangeBatch, record: bytes, lane: int, transactions: Sequence[int],
+        waits: LaneSeqs, now_us: int, mode: str = NORMAL,
+    ) -> ApplyUnit:  # fmt: skip
+        self._seqs[lane] += 1
+        seq = self._seqs[lane]
+        if len(transactions) < len(batch.positions):
+            record = encode_batch(select(batch, transactions))
+        window.units[lane] = seq
+        self._queued[lane].append((seq, len(transactions)))
+        self._loads[lane] += len(transactions)
+        return ApplyUnit(
+            self.stream, batch.generation, lane, self.epoch, seq, mode, window.previous_position, waits, now_us, record
+        )  # fmt: skip
+
+    def progress(self, lane: int, epoch: int, seq: int) -> None:
+        """Note that `lane` has applied up to `seq`. Other epochs and older news are ignored."""
+        if epoch != self.epoch or seq <= self._inflight.applied[lane]:
+            return
+        self._inflight.applied[lane] = seq
+        queued = self._queued[lane]
+        while queued and queued[0][0] <= seq:
+            self._loads[lane] -= queued.popleft()[1]
+
+    def retire(self) -> list[Window]:
+        """Take out and return the windows at the front that are applied; parts only with their last."""
+        applied = self._inflight.applied
+        done = 0
+        for number, window in enumerate(self.windows, start=1):
+            if any(seq > applied[lane] for lane, seq in window.units.items()):
+                break
+            if window.last_part:
+                done = number
+        for _ in range(done):
+            self._inflight.forget_window()
+        return [self.windows.popleft() for _ in range(done)]
+
+    def queued_transactions(self) -> list[int]:
+        """Transactions sent and not yet applied, a lane."""
+        return list(self._loads)
+
+
+def _has_barrier(batch: ChangeBatch) -> bool:
+    return any(TRUNCATE in section.ops for section in batch.sections)

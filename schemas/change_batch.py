@@ -1,0 +1,279 @@
+"""ChangeBatch: the one data structure that flows through the system, and its codec.
+
+Rows stay packed: decoding costs the number of tables, not the number of rows. A row is a PostgreSQL
+binary COPY tuple (int16 field count, then int32 length or -1 and the bytes of each field), so that a
+target COPY is a join of slices. Source: PostgreSQL manual, COPY, "Binary Format".
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from schemas.errors import SchemaError
+from schemas.packed import INT32, INT64, check_offsets, check_sorted, pack, unpack
+from schemas.single_object import codec
+
+INSERT, UPDATE, DELETE, TRUNCATE = 73, 85, 68, 84  # the letters I U D T
+_OPS = b"IUDT"
+POSITION_MAX = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A source column. `binary` says that fields are in the type's send format, else text."""
+
+    name: str
+    type: str
+    key: bool
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A source table as it was when its rows were written."""
+
+    oid: int
+    schema: str
+    table: str
+    identity: str
+    columns: tuple[Column, ...]
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Schema and table."""
+        return self.schema, self.table
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Names of the columns whose fields make up `keys`, in column order."""
+        return tuple(column.name for column in self.columns if column.key)
+
+
+@dataclass(slots=True)
+class Section:
+    """The changes of one table in a batch, in source order.
+
+    `keys`, `rows`, `old_keys` are blobs cut by their offsets. A key is the concatenation of its fields
+    (int32 length, bytes). `old_index` and `mask_index` name the few rows that have an old key or
+    columns left out by the source (unchanged TOAST).
+    """
+
+    relation: Relation
+    ops: bytes
+    tx: array[int]
+    order: array[int]
+    keys: bytes
+    key_offsets: array[int]
+    rows: bytes
+    row_offsets: array[int]
+    old_index: array[int] = field(default_factory=lambda: array(INT32))
+    old_keys: bytes = b""
+    old_offsets: array[int] = field(default_factory=lambda: array(INT32, [0]))
+    mask_index: array[int] = field(default_factory=lambda: array(INT32))
+    masks: bytes = b""
+
+    @property
+    def mask_bytes(self) -> int:
+        """Size of one entry of `masks`."""
+        return (len(self.relation.columns) + 7) // 8
+
+    def key_list(self) -> list[bytes]:
+        """The key of each row."""
+        keys = self.keys
+        return [keys[a:b] for a, b in pairwise(self.key_offsets)]
+
+    def row_list(self) -> list[bytes]:
+        """The tuple of each row (empty for a DELETE without its old row)."""
+        rows = self.rows
+        return [rows[a:b] for a, b in pairwise(self.row_offsets)]
+
+    def old_key_map(self) -> dict[int, bytes]:
+        """Row index -> old key, where the key changed."""
+        slices = (self.old_keys[a:b] for a, b in pairwise(self.old_offsets))
+        return dict(zip(self.old_index, slices, strict=True))
+
+    def mask_map(self) -> dict[int, bytes]:
+        """Row index -> bits of the columns that the source left out."""
+        size = self.mask_bytes
+        return {row: self.masks[n * size : (n + 1) * size] for n, row in enumerate(self.mask_index)}
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalMessage:
+    """A logical decoding message written inside a transaction."""
+
+    tx: int
+    order: int
+    prefix: str
+    content: bytes
+
+
+@dataclass(slots=True)
+class ChangeBatch:
+    """Consecutive whole transactions of one stream (or one part of a large one).
+
+    Times are microseconds since 1970 UTC. A batch without transactions is a heartbeat: it carries
+    `previous_position` and `end_position` only.
+    """
+
+    stream: str
+    generation: int
+    kind: str
+    previous_position: int
+    positions: array[int]
+    commit_times_us: array[int]
+    source_ids: array[int]
+    sections: list[Section]
+    end_position: int
+    captured_us: int
+    part: int = 0
+    last_part: bool = True
+    messages: list[LogicalMessage] = field(default_factory=list)
+
+    @property
+    def last_position(self) -> int:
+        """Position of the last transaction, or `previous_position` for a heartbeat."""
+        return self.positions[-1] if self.positions else self.previous_position
+
+    @property
+    def whole(self) -> bool:
+        """Whether every transaction here is complete in this record."""
+        return self.part == 0 and self.last_part
+
+    def rows(self) -> int:
+        """Number of row changes."""
+        return sum(len(section.ops) for section in self.sections)
+
+
+def encode_batch(batch: ChangeBatch) -> bytes:
+    """Return the record of `batch`. Raises SchemaError when it is over the size limit."""
+    return codec("change_batch").encode({
+        "stream": batch.stream, "generation": batch.generation, "kind": batch.kind,
+        "previous_position": batch.previous_position, "part": batch.part, "last_part": batch.last_part,
+        "end_position": batch.end_position, "captured_us": batch.captured_us,
+        "positions": pack(batch.positions), "commit_times_us": pack(batch.commit_times_us),
+        "source_ids": pack(batch.source_ids),
+        "sections": [_section_datum(section) for section in batch.sections],
+        "messages": [
+            {"tx": m.tx, "order": m.order, "prefix": m.prefix, "content": m.content} for m in batch.messages
+        ],
+    })  # fmt: skip
+
+
+def _section_datum(section: Section) -> dict[str, Any]:
+    relation = section.relation
+    return {
+        "relation": {
+            "oid": relation.oid, "schema": relation.schema, "table": relation.table,
+            "identity": relation.identity,
+            "columns": [
+                {"name": c.name, "type": c.type, "key": c.key, "binary": c.binary} for c in relation.columns
+            ],
+        },
+        "ops": section.ops, "tx": pack(section.tx), "order": pack(section.order),
+        "keys": section.keys, "key_offsets": pack(section.key_offsets),
+        "rows": section.rows, "row_offsets": pack(section.row_offsets),
+        "old_index": pack(section.old_index), "old_keys": section.old_keys,
+        "old_offsets": pack(section.old_offsets),
+        "mask_index": pack(section.mask_index), "masks": section.masks,
+    }  # fmt: skip
+
+
+def decode_batch(data: bytes) -> ChangeBatch:
+    """Return the batch in `data`, every count, offset and index checked.
+
+    Raises SchemaError. The fields inside a row are checked where a row is cut (schemas.rows) and by
+    the target's COPY.
+    """
+    datum = codec("change_batch").decode(data)
+    batch = ChangeBatch(
+        stream=datum["stream"],
+        generation=datum["generation"],
+        kind=datum["kind"],
+        previous_position=datum["previous_position"],
+        part=datum["part"],
+        last_part=datum["last_part"],
+        end_position=datum["end_position"],
+        captured_us=datum["captured_us"],
+        positions=unpack(INT64, datum["positions"], "positions"),
+        commit_times_us=unpack(INT64, datum["commit_times_us"], "commit_times_us"),
+        source_ids=unpack(INT64, datum["source_ids"], "source_ids"),
+        sections=[_section(item) for item in datum["sections"]],
+        messages=[LogicalMessage(m["tx"], m["order"], m["prefix"], m["content"]) for m in datum["messages"]],
+    )
+    _check_batch(batch)
+    return batch
+
+
+def _section(datum: dict[str, Any]) -> Section:
+    raw = datum["relation"]
+    columns = tuple(Column(c["name"], c["type"], c["key"], c["binary"]) for c in raw["columns"])
+    return Section(
+        relation=Relation(raw["oid"], raw["schema"], raw["table"], raw["identity"], columns),
+        ops=datum["ops"],
+        tx=unpack(INT32, datum["tx"], "tx"),
+        order=unpack(INT32, datum["order"], "order"),
+        keys=datum["keys"],
+        key_offsets=unpack(INT32, datum["key_offsets"], "key_offsets"),
+        rows=datum["rows"],
+        row_offsets=unpack(INT32, datum["row_offsets"], "row_offsets"),
+        old_index=unpack(INT32, datum["old_index"], "old_index"),
+        old_keys=datum["old_keys"],
+        old_offsets=unpack(INT32, datum["old_offsets"], "old_offsets"),
+        mask_index=unpack(INT32, datum["mask_index"], "mask_index"),
+        masks=datum["masks"],
+    )
+
+
+def _check_batch(batch: ChangeBatch) -> None:
+    count = len(batch.positions)
+    if len(batch.commit_times_us) != count or len(batch.source_ids) != count:
+        raise SchemaError(f"{count} positions, {len(batch.commit_times_us)} times, {len(batch.source_ids)} ids")
+    if batch.part < 0 or (not batch.whole and count != 1):
+        raise SchemaError(f"part {batch.part} of a large transaction holds {count} transactions")
+    for before, after in pairwise([batch.previous_position, *batch.positions]):
+        if after <= before:
+            raise SchemaError(f"positions do not increase: {before} then {after}")
+    for section in batch.sections:
+        _check_section(section, count)
+    if any(not 0 <= message.tx < count for message in batch.messages):
+        raise SchemaError("a logical message names a transaction outside the batch")
+
+
+def _check_section(section: Section, transactions: int) -> None:
+    rows = len(section.ops)
+    name = f"{section.relation.schema}.{section.relation.table}"
+    if section.ops.translate(None, _OPS):
+        raise SchemaError(f"{name}: unknown operation")
+    if len(section.tx) != rows or len(section.order) != rows:
+        raise SchemaError(f"{name}: {rows} rows, {len(section.tx)} transaction indexes, {len(section.order)} ranks")
+    check_sorted(section.tx, f"{name} tx")
+    check_sorted(section.order, f"{name} order")
+    if rows and (section.tx[0] < 0 or section.tx[-1] >= transactions or section.order[0] < 0):
+        raise SchemaError(f"{name}: a row names a transaction outside the batch")
+    check_offsets(section.key_offsets, rows, len(section.keys), f"{name} keys")
+    check_offsets(section.row_offsets, rows, len(section.rows), f"{name} rows")
+    check_offsets(section.old_offsets, len(section.old_index), len(section.old_keys), f"{name} old keys")
+    _check_index(section.old_index, rows, f"{name} old keys")
+    _check_index(section.mask_index, rows, f"{name} masks")
+    if len(section.masks) != len(section.mask_index) * section.mask_bytes:
+        raise SchemaError(f"{name}: {len(section.masks)} mask bytes for {len(section.mask_index)} rows")
+
+
+def _check_index(index: array[int], rows: int, name: str) -> None:
+    check_sorted(index, name)
+    if index and (index[0] < 0 or index[-1] >= rows or len(set(index)) != len(index)):
+        raise SchemaError(f"{name}: index outside the section or repeated")
+
+
+def iter_order(batch: ChangeBatch) -> Iterator[tuple[int, int, int]]:
+    """Yield (rank, section number, row number) of every change in source order."""
+    entries = [
+        (rank, number, row) for number, section in enumerate(batch.sections) for row, rank in enumerate(section.order)
+    ]
+    entries.sort()
+    yield from entries

@@ -1,0 +1,130 @@
+"""Capture: source database to the changes topic.
+
+**Guarantee:** records continue the chain that the topic ends with; the source may forget only what all
+in-sync replicas have acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from connectors.base import Source, Tail, load_connector
+from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
+from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
+from topologies.kafka import last_record, make_admin, make_producer
+from topologies.settings import Settings, StreamConfig
+from topologies.topics import ensure_topics
+
+log = logging.getLogger(__name__)
+UNACKNOWLEDGED_BYTES_MAX = 32 * 1024 * 1024
+UNACKNOWLEDGED_RECORDS_MAX = 1000
+BACK_PRESSURE_POLL_S = 0.01
+
+
+class Capture:
+    """One stream's capture. `stopping` is asked between batches."""
+
+    def __init__(self, settings: Settings, stream: StreamConfig, stopping: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._stream = stream
+        self._stopping = stopping
+        self._topic = settings.topic("changes")
+        self._partition = settings.numbers()[stream.name]
+        self._waiting: deque[int] = deque()  # sizes of the records not yet acknowledged
+        self._bytes = 0
+        self._failed: KafkaError | None = None
+
+    def run(self) -> None:
+        """Capture until stopped. Raises ConfigError, StreamStoppedError, RetriableError."""
+        ensure_topics(make_admin(self._settings), self._settings)
+        tail = self._tail()
+        make = load_connector(self._stream.source.connector).source
+        if make is None:
+            raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
+        source = make(self._stream.name, self._stream.source_settings())
+        producer = make_producer(self._settings)
+        log.info("stream %s: capture starts %s", self._stream.name, _start_text(tail))
+        try:
+            self._copy(source, producer, tail)
+        finally:
+            producer.flush(10)
+            source.close()
+
+    def _tail(self) -> Tail | None:
+        record = last_record(self._settings, self._topic, self._partition)
+        if record is None:
+            self._check_fresh()
+            return None
+        batch = decode_batch(record)
+        position = batch.last_position if batch.last_part else batch.previous_position
+        return Tail(batch.generation, position, batch.kind == "snapshot")
+
+    def _check_fresh(self) -> None:
+        """An empty topic is right for a new stream only: otherwise records were lost."""
+        make = load_connector(self._stream.target.connector).ledger
+        if make is None:
+            return
+        ledger = make(self._stream.name, self._stream.target_settings())
+        try:
+            row = ledger.stream_row()
+        finally:
+            ledger.close()
+        if row is not None and row.generation:
+            raise StreamStoppedError(
+                f"stream {self._stream.name}: topic {self._topic}, partition {self._partition} is empty, but the ledger "
+                f"has applied up to position {row.watermark}: the topic was deleted or its retention is shorter than "
+                "the outage. Changes may be lost; run `headrace drop`, empty the target tables, and start anew."
+            )
+
+    def _copy(self, source: Source, producer: Producer, tail: Tail | None) -> None:
+        for batch in source.batches(tail):
+            if self._stopping():
+                return
+            if batch is not None:
+                self._send(source, producer, batch)
+            producer.poll(0)
+            self._check_failed()
+            while self._bytes > UNACKNOWLEDGED_BYTES_MAX or len(self._waiting) > UNACKNOWLEDGED_RECORDS_MAX:
+                source.keepalive()
+                producer.poll(BACK_PRESSURE_POLL_S)
+                self._check_failed()
+                if self._stopping():
+                    return
+
+    def _send(self, source: Source, producer: Producer, batch: ChangeBatch) -> None:
+        record = encode_batch(batch)
+        end_position = batch.end_position
+
+        def acknowledged(error: KafkaError | None, _: Message) -> None:
+            self._bytes -= self._waiting.popleft()
+            if error is not None:
+                self._failed = self._failed or error
+            elif self._failed is None and end_position:
+                # The producer is idempotent: acknowledgements of a partition come in order.
+                source.confirm(end_position)
+
+        self._waiting.append(len(record))
+        self._bytes += len(record)
+        producer.produce(
+            self._topic, record, key=self._stream.name, partition=self._partition, on_delivery=acknowledged,
+            timestamp=time.time_ns() // 1_000_000,
+        )  # fmt: skip
+
+    def _check_failed(self) -> None:
+        if self._failed is not None:
+            raise RetriableError(
+                f"stream {self._stream.name}: topic {self._topic} refused a record: {self._failed.str()}"
+            )
+
+
+def _start_text(tail: Tail | None) -> str:
+    if tail is None:
+        return "anew"
+    if tail.snapshot_open:
+        return "with a new snapshot: the last one was not finished"
+    return f"after position {tail.position}"

@@ -1,0 +1,96 @@
+"""Kafka clients of the stages, with the settings that the exactly-once rules need."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from pipeline.errors import RetriableError
+from topologies.settings import Settings
+from topologies.topics import RECORD_BYTES_MAX
+
+log = logging.getLogger(__name__)
+TIMEOUT_S = 15.0
+FETCH_BYTES_MAX = 8 * 1024 * 1024
+QUEUED_KB_MAX = 32 * 1024  # librdkafka's read-ahead a consumer
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "logger": logging.getLogger("headrace.kafka"),
+        **settings.kafka.options,
+    }
+
+
+def make_admin(settings: Settings) -> AdminClient:
+    """An admin client."""
+    return AdminClient(_common(settings))
+
+
+def make_producer(settings: Settings) -> Producer:
+    """An idempotent producer that waits for all replicas (KIP-98, acks=all) and keeps the order of sends."""
+    return Producer({
+        **_common(settings),
+        "enable.idempotence": True, "acks": "all", "linger.ms": 0, "compression.type": "lz4",
+        "message.max.bytes": RECORD_BYTES_MAX, "queue.buffering.max.kbytes": 128 * 1024,
+        "delivery.timeout.ms": 120_000,
+    })  # fmt: skip
+
+
+def make_consumer(settings: Settings, group: str, *, from_end: bool = False) -> Consumer:
+    """A consumer that never commits by itself."""
+    return Consumer({
+        **_common(settings),
+        "group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False,
+        "auto.offset.reset": "latest" if from_end else "earliest",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000,
+        "fetch.wait.max.ms": 100, "fetch.max.bytes": FETCH_BYTES_MAX, "max.partition.fetch.bytes": FETCH_BYTES_MAX,
+        "message.max.bytes": RECORD_BYTES_MAX, "receive.message.max.bytes": 2 * RECORD_BYTES_MAX + FETCH_BYTES_MAX,
+        "queued.max.messages.kbytes": QUEUED_KB_MAX,
+    })  # fmt: skip
+
+
+def last_record(settings: Settings, topic: str, partition: int) -> bytes | None:
+    """Return the value of the partition's last record, None when it is empty.
+
+    Raises RetriableError when the broker does not answer.
+    """
+    consumer = make_consumer(settings, settings.group("tail"))
+    where = TopicPartition(topic, partition)
+    try:
+        low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)
+        if high <= low:
+            return None
+        where.offset = high - 1
+        consumer.assign([where])
+        for message in consumer.consume(1, timeout=TIMEOUT_S):
+            if message.error() is None:
+                value: bytes | None = message.value()
+                return value
+        raise RetriableError(
+            f"topic {topic}, partition {partition}: its last record could not be read in {TIMEOUT_S} s"
+        )
+    except KafkaException as error:
+        raise RetriableError(f"topic {topic}, partition {partition}: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+
+
+def read_from_end(settings: Settings, topic: str, partitions: list[int]) -> Consumer:
+    """A consumer of the given partitions, outside any group, that sees only what comes from now on."""
+    consumer = make_consumer(settings, settings.group("watch"), from_end=True)
+    consumer.assign([TopicPartition(topic, partition, OFFSET_END) for partition in partitions])
+    return consumer
+
+
+def raise_if_fatal(error: KafkaError) -> None:
+    """Raise RetriableError for an error that librdkafka cannot recover from; log the others."""
+    if error.fatal():
+        raise RetriableError(f"Kafka client: {error.str()}")
+    if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the documented name of the constant
+        log.warning("Kafka: %s", error.str())

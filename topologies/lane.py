@@ -1,0 +1,306 @@
+"""One lane: a thread that applies its units in order and survives everything but poison.
+
+**Guarantee:** each unit is applied once or refused by the ledger; an offset is reported only after the
+target commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
+from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
+from pipeline.fence import Fenced, LaneRow
+from pipeline.lag import Histogram
+from pipeline.merging import QueuedUnit, may_follow
+from schemas.apply_unit import SERIAL
+from schemas.errors import SchemaError
+from schemas.progress import Failure, Progress
+from topologies.board import ProgressBoard
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+QUEUED_UNITS_MAX = 256
+QUEUED_BYTES_MAX = 32 * 1024 * 1024
+GROUP_BYTES_MAX = 8 * 1024 * 1024
+IDLE_S = 0.1
+STALL_S = 0.1
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LAG_SAMPLES_MAX = 200  # of one target transaction
+
+
+class LaneWorker(threading.Thread):
+    """Applies the units of one (stream, lane). `connect` opens the target; `publish` sends progress."""
+
+    def __init__(
+        self, stream: str, lane: int, connect: Callable[[], LaneTarget], publish: Callable[[Progress], None],
+        board: ProgressBoard, transactions_max: int,
+    ) -> None:  # fmt: skip
+        super().__init__(name=f"{stream}/{lane}", daemon=True)
+        self.stream = stream
+        self.lane = lane
+        self.fatal: Exception | None = None
+        self.done_offset = -1  # everything before it is applied or refused; safe to commit
+        self.queued_bytes = 0
+        self._connect = connect
+        self._publish = publish
+        self._board = board
+        self._transactions_max = transactions_max
+        self._queue: queue.SimpleQueue[QueuedUnit] = queue.SimpleQueue()
+        self._ahead: QueuedUnit | None = None
+        self._target: LaneTarget | None = None
+        self._row = LaneRow(0, 0, 0)
+        self._stopping = threading.Event()
+        self._failed_epoch = -1
+        self._open_first_seq = -1
+
+    # -- called by the consuming thread ----------------------------------------------------------
+
+    def put(self, unit: QueuedUnit) -> None:
+        """Queue a unit. The caller pauses the partition while `full`."""
+        self.queued_bytes += unit.size
+        self._queue.put(unit)
+
+    @property
+    def full(self) -> bool:
+        """Whether the caller should stop reading this lane's partition."""
+        return self._queue.qsize() >= QUEUED_UNITS_MAX or self.queued_bytes >= QUEUED_BYTES_MAX
+
+    def stop(self) -> None:
+        """Ask the thread to end after the commit it is at."""
+        self._stopping.set()
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Apply until stopped or failed; see `fatal`."""
+        try:
+            while not self._stopping.is_set():
+                unit = self._take(IDLE_S)
+                if unit is not None:
+                    self._handle(unit)
+        except (HeadraceError, SchemaError, RefusedError) as error:
+            self.fatal = error
+        except Exception as error:
+            log.exception("lane %s failed", self.name)
+            self.fatal = error
+        finally:
+            if self._target is not None:
+                self._target.close()
+
+    def _take(self, timeout_s: float) -> QueuedUnit | None:
+        if self._ahead is not None:
+            unit, self._ahead = self._ahead, None
+            return unit
+        try:
+            unit = self._queue.get(timeout=timeout_s) if timeout_s else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        self.queued_bytes -= unit.size
+        return unit
+
+    def _handle(self, first: QueuedUnit) -> None:
+        if self._is_old(first) or first.unit.epoch == self._failed_epoch:
+            self.done_offset = first.offset + 1 if self._is_old(first) else self.done_offset
+            return
+        if not self._wait(first):
+            return
+        group = [first]
+        while (unit := self._take(0)) is not None:
+            ready = self._board.met(self.stream, unit.unit.epoch, unit.unit.waits)
+            if not ready or not may_follow(group, unit, self._transactions_max, GROUP_BYTES_MAX):
+                self._ahead = unit
+                break
+            group.append(unit)
+        self._apply(group)
+
+    def _is_old(self, queued: QueuedUnit) -> bool:
+        unit = queued.unit
+        return unit.epoch < self._row.epoch or (unit.epoch == self._row.epoch and unit.seq <= self._row.seq)
+
+    def _wait(self, queued: QueuedUnit) -> bool:
+        """Wait for the other lanes; False when the unit turned out to be stale. No transaction is open."""
+        unit = queued.unit
+        while not self._board.wait(self.stream, unit.epoch, unit.waits, STALL_S):
+            if self._stopping.is_set():
+                return False
+            seqs = self._with_target(lambda target: target.lane_seqs(unit.epoch))
+            for lane, seq in seqs.items():
+                self._board.note(self.stream, unit.epoch, lane, seq)
+            self._row = self._with_target(lambda target: target.lane_row())
+            if self._is_old(queued):
+                self.done_offset = queued.offset + 1
+                return False
+        return True
+
+    def _apply(self, group: list[QueuedUnit]) -> None:
+        try:
+            applied = self._commit(group, serial=False)
+        except RefusedError as error:
+            log.info("lane %s: the target refused a merged group, applying in order: %s", self.name, error)
+            for queued in group:
+                if not self._apply_alone(queued):
+                    return
+        else:
+            self._settled(group, applied)
+
+    def _apply_alone(self, queued: QueuedUnit) -> bool:
+        """Row by row in source order; then once more when everything earlier is applied."""
+        try:
+            return self._settled([queued], self._commit([queued], serial=True))
+        except RefusedError as error:
+            log.info("lane %s: refused in order too, retrying at the head: %s", self.name, error)
+        if not self._wait_for_head(queued):
+            return False
+        try:
+            return self._settled([queued], self._commit([queued], serial=True))
+        except RefusedError as error:
+            self._report_failure(queued, error)
+            return False
+
+    def _wait_for_head(self, queued: QueuedUnit) -> bool:
+        unit = queued.unit
+        wanted = (unit.generation, unit.previous_position)
+        while not self._stopping.is_set():
+            row = self._with_target(lambda target: target.stream_row())
+            if row.epoch != unit.epoch:
+                return False
+            if (row.generation, row.watermark) >= wanted or unit.previous_position == 0:
+                return True
+            time.sleep(STALL_S)
+        return False
+
+    def _report_failure(self, queued: QueuedUnit, error: RefusedError) -> None:
+        """Ask the planner for a serial window; a serial unit that fails is poison and stops the stream."""
+        unit, batch = queued.unit, queued.batch
+        poison = unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"
+        text = f"stream {self.stream}: the target refuses position {batch.last_position}: {error}"
+        failure = Failure(batch.last_position, error.sqlstate, text, poison)
+        self._publish(replace(self._progress([queued], Applied()), seq=unit.seq - 1, failure=failure))
+        self._failed_epoch = unit.epoch
+        if poison:
+            self._with_target(lambda target: target.stop_stream(text))
+            raise StreamStoppedError(
+                f"{text}. Nothing of this transaction was applied; correct the target or the data, then start again."
+            )
+
+    def _commit(self, group: list[QueuedUnit], *, serial: bool) -> Applied:
+        """Apply a group; on a lost connection read the lane row and decide. Raises RefusedError."""
+        last = group[-1]
+        while True:
+            try:
+                return self._call_target(self._unit_group(group, serial=serial), last)
+            except RetriableError as error:
+                log.warning("%s; reading the ledger to see whether it was committed", error)
+                self._drop_target()
+                self._row = self._with_target(lambda target: target.lane_row())
+                if self._is_old(last):
+                    return Applied()
+                if not last.batch.whole:
+                    raise
+
+    def _call_target(self, group: UnitGroup, last: QueuedUnit) -> Applied:
+        target = self._open_target()
+        batch = last.batch
+        if batch.whole:
+            return target.apply(group)
+        if batch.part == 0 and self._open_first_seq < 0:
+            self._open_first_seq = group.first_seq
+        elif self._open_first_seq < 0:
+            raise RetriableError(f"lane {self.name}: a part of a large transaction came without its beginning")
+        group = replace(group, first_seq=self._open_first_seq)
+        if not batch.last_part:
+            return target.apply_part(group, first=batch.part == 0)
+        applied = target.apply_last(group)
+        self._open_first_seq = -1
+        return applied
+
+    def _unit_group(self, group: list[QueuedUnit], *, serial: bool) -> UnitGroup:
+        first, last = group[0].unit, group[-1].unit
+        return UnitGroup(
+            self.stream, last.generation, self.lane, last.epoch, first.seq, last.seq, group[-1].offset + 1,
+            [queued.batch for queued in group], serial=serial or first.mode == SERIAL,
+        )  # fmt: skip
+
+    def _settled(self, group: list[QueuedUnit], applied: Applied) -> bool:
+        """Note the outcome; whether the lane goes on in this epoch."""
+        last = group[-1]
+        if applied.fenced is not None:
+            return self._fenced(group, applied.fenced)
+        if not last.batch.last_part:
+            return True
+        self._row = LaneRow(last.unit.epoch, last.unit.seq, last.offset + 1)
+        self.done_offset = last.offset + 1
+        self._board.note(self.stream, last.unit.epoch, self.lane, last.unit.seq)
+        self._publish(self._progress(group, applied))
+        return True
+
+    def _fenced(self, group: list[QueuedUnit], fenced: Fenced) -> bool:
+        last = group[-1]
+        self._open_first_seq = -1
+        self._row = self._with_target(lambda target: target.lane_row())
+        log.info("lane %s: epoch %d seq %d refused: %s", self.name, last.unit.epoch, last.unit.seq, fenced.value)
+        if fenced is Fenced.STALE and not self._is_old(last):
+            # A group whose first units were applied by someone else: go on with what is left.
+            for queued in group:
+                if not self._is_old(queued) and not self._settled([queued], self._commit([queued], serial=False)):
+                    return False
+            return True
+        if fenced is Fenced.AHEAD:
+            raise StreamStoppedError(
+                f"stream {self.stream}: units of epoch {last.unit.epoch} meet a ledger of epoch {self._row.epoch}: the "
+                "target went back in time (restored?). Restart the planner: it rewinds to the ledger."
+            )
+        if fenced is Fenced.GAP:
+            text = f"units before seq {group[0].unit.seq} are missing"
+            failure = Failure(group[0].batch.positions[0], "", text, poison=False)
+            self._publish(replace(self._progress(group, Applied()), seq=self._row.seq, failure=failure))
+            self._failed_epoch = last.unit.epoch
+            return False
+        self.done_offset = max(self.done_offset, last.offset + 1)
+        return fenced is Fenced.STALE
+
+    def _progress(self, group: list[QueuedUnit], applied: Applied) -> Progress:
+        last = group[-1]
+        now_us = time.time_ns() // 1000
+        lag = Histogram()
+        times = [time_us for queued in group if queued.batch.kind == "live" for time_us in queued.batch.commit_times_us]
+        lag.add_all(now_us, times[:: 1 + len(times) // LAG_SAMPLES_MAX])
+        return Progress(
+            self.stream, last.unit.generation, self.lane, last.unit.epoch, last.unit.seq, last.batch.last_position,
+            last.batch.commit_times_us[-1], now_us, sum(len(queued.batch.positions) for queued in group), applied.rows,
+            self._queue.qsize(), {"applied": lag.encode()},
+        )  # fmt: skip
+
+    # -- the connection -----------------------------------------------------------------------
+
+    def _open_target(self) -> LaneTarget:
+        if self._target is None:
+            self._target = self._connect()
+            self._open_first_seq = -1
+        return self._target
+
+    def _drop_target(self) -> None:
+        if self._target is not None:
+            self._target.close()
+            self._target = None
+
+    def _with_target(self, call: Callable[[LaneTarget], T]) -> T:
+        """Call the target, reconnecting with backoff while it is away. Not for applying."""
+        attempt = 0
+        while True:
+            try:
+                return call(self._open_target())
+            except RetriableError as error:
+                pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+                log.warning("%s; trying again in %.1f s", error, pause_s)
+                self._drop_target()
+                attempt += 1
+                if self._stopping.wait(pause_s):
+                    raise

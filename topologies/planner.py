@@ -1,0 +1,104 @@
+"""The planner: a Faust application that turns change batches into units for the apply lanes.
+
+Start it with `headrace plan -c FILE`, or with `HEADRACE_CONFIG=FILE faust -A topologies.planner worker`.
+
+Faust's acknowledgements are hints here (design, rule 4): events are taken without automatic
+acknowledgement and acknowledged in order once the ledger's watermark has passed them. An agent body never
+raises, since Faust would acknowledge and lose the event.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import faust
+from faust.types import TP, StreamT
+
+from pipeline.errors import ConfigError
+from topologies.rewind import rewind_groups
+from topologies.settings import EMBEDDED, ENV_CONFIG, Settings, load_settings
+from topologies.stream_planner import StreamPlanner
+
+log = logging.getLogger(__name__)
+BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
+TICK_S = 0.5
+
+
+class PlannerApp:
+    """The Faust application and its stream planners."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app = _make_app(settings)
+        names = {number: name for name, number in settings.numbers().items()}
+        self.planners = {
+            number: StreamPlanner(settings, settings.stream(name), number, self.app.stop)
+            for number, name in names.items()
+        }
+        raw = {"key_serializer": "raw", "value_serializer": "raw", "key_type": bytes, "value_type": bytes}
+        self.app.agent(self.app.topic(settings.topic("changes"), **raw), name="plan")(self._plan)
+        self.app.agent(self.app.topic(settings.topic("progress"), **raw), name="follow")(self._follow)
+        self.app.timer(TICK_S)(self._tick)
+        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    @property
+    def fatal(self) -> Exception | None:
+        """The error that stopped the application, if one did."""
+        return next((planner.fatal for planner in self.planners.values() if planner.fatal is not None), None)
+
+    async def _plan(self, stream: StreamT[bytes]) -> None:
+        async for event in stream.noack().events():
+            planner = self.planners.get(event.message.partition)
+            if planner is not None:
+                await planner.take(event)
+
+    async def _follow(self, stream: StreamT[bytes]) -> None:
+        async for event in stream.events():
+            planner = self.planners.get(event.message.partition)
+            if planner is not None:
+                await planner.follow(event.value)
+
+    async def _tick(self) -> None:
+        for planner in self.planners.values():
+            await planner.tick()
+
+    async def _revoked(self, _: object, revoked: set[TP], **__: object) -> None:
+        for tp in revoked:
+            if tp.topic == self.settings.topic("changes") and tp.partition in self.planners:
+                self.planners[tp.partition].lose()
+
+
+def _make_app(settings: Settings) -> faust.App:
+    servers = settings.kafka.bootstrap_servers
+    if servers == EMBEDDED:
+        raise ConfigError(
+            'kafka.bootstrap_servers is "embedded": start the broker with `headrace run` or `headrace kafka`, and give '
+            "its address in HEADRACE_KAFKA__BOOTSTRAP_SERVERS"
+        )
+    return faust.App(
+        settings.group("plan"),
+        broker=";".join(f"kafka://{server}" for server in servers.split(",")),
+        autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
+        broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,
+        broker_max_poll_records=BUFFERED_RECORDS_MAX, stream_buffer_maxsize=BUFFERED_RECORDS_MAX,
+        consumer_max_fetch_size=16 * 1024 * 1024, consumer_auto_offset_reset="earliest",
+        stream_wait_empty=False, worker_redirect_stdouts=False,
+    )  # fmt: skip
+
+
+def create(settings: Settings) -> PlannerApp:
+    """Make the application, after rewinding offsets that are ahead of the ledger (rule 4)."""
+    rewind_groups(settings)
+    return PlannerApp(settings)
+
+
+def __getattr__(name: str) -> faust.App:
+    """`app`, for `faust -A topologies.planner`: made on first use, so that importing has no effect."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    path = os.environ.get(ENV_CONFIG)
+    if path is None:
+        raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
+    return create(load_settings(Path(path))).app

@@ -1,0 +1,77 @@
+"""Rule 4: before a stream starts, a committed offset that is ahead of the ledger is put back.
+
+That happens when the target was restored from a backup, or its last commits were lost in a crash with
+asynchronous commit.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+
+from connectors.base import load_connector
+from pipeline.errors import ConfigError, RetriableError
+from topologies.kafka import make_admin
+from topologies.settings import Settings, StreamConfig
+from topologies.topics import TIMEOUT_S, ensure_topics
+
+log = logging.getLogger(__name__)
+
+
+def rewind_groups(settings: Settings) -> None:
+    """Create the topics, then rewind the planner group where it is ahead. Raises ConfigError, RetriableError.
+
+    The apply group needs no rewind: its lanes start from the ledger's own offsets.
+    """
+    admin = make_admin(settings)
+    ensure_topics(admin, settings)
+    group = settings.group("plan")
+    topic = settings.topic("changes")
+    wanted = []
+    for stream in settings.streams:
+        number = settings.numbers()[stream.name]
+        committed = _committed(settings, group, TopicPartition(topic, number))
+        ledger = _ledger_offset(stream)
+        if committed > ledger >= 0:
+            log.warning(
+                "stream %s: group %s stands at offset %d of %s, ahead of the ledger's %d; rewinding",
+                stream.name, group, committed, topic, ledger,
+            )  # fmt: skip
+            wanted.append(TopicPartition(topic, number, ledger))
+    if not wanted:
+        return
+    request = [ConsumerGroupTopicPartitions(group, wanted)]
+    try:
+        for future in admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
+            future.result()
+    except KafkaException as error:
+        raise RetriableError(
+            f"group {group} can't be rewound while a planner runs ({error.args[0].str()}); stop all planners first"
+        ) from error
+
+
+def _committed(settings: Settings, group: str, where: TopicPartition) -> int:
+    request = [ConsumerGroupTopicPartitions(group, [where])]
+    try:
+        for future in make_admin(settings).list_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
+            for found in future.result().topic_partitions or []:
+                return int(found.offset)
+    except KafkaException as error:
+        if error.args[0].name() in ("GROUP_ID_NOT_FOUND", "INVALID_GROUP_ID"):
+            return -1
+        raise RetriableError(f"group {group}: {error.args[0].str()}") from error
+    return -1
+
+
+def _ledger_offset(stream: StreamConfig) -> int:
+    make = load_connector(stream.target.connector).ledger
+    if make is None:
+        raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} is no target")
+    ledger = make(stream.name, stream.target_settings())
+    try:
+        ledger.ensure()
+        row = ledger.stream_row()
+    finally:
+        ledger.close()
+    return row.changes_offset if row is not None else 0

@@ -1,0 +1,222 @@
+"""The configuration file as a model: TOML, with environment overrides.
+
+It lives beside the stages because `faust -A topologies.planner worker` starts one without the command
+line. Any value can be overridden by `HEADRACE_` and its path, e.g. `HEADRACE_KAFKA__BOOTSTRAP_SERVERS`;
+a stream by its number, e.g. `HEADRACE_STREAMS__0__SOURCE__DSN`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import ProgrammingError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from connectors import base
+from pipeline.errors import ConfigError
+from schemas.apply_unit import LANES_MAX
+
+ENV_CONFIG = "HEADRACE_CONFIG"
+ENV_PREFIX = "HEADRACE_"
+EMBEDDED = "embedded"
+_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+_LISTS = ("tables", "exclude")  # comma-separated in the environment
+Scalar = str | int | float | bool
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _check_dsn(value: SecretStr) -> SecretStr:
+    try:
+        parts = conninfo_to_dict(value.get_secret_value())
+    except ProgrammingError:
+        raise ValueError("is no connection string; write postgresql://user@host:port/database") from None
+    if not parts.get("dbname"):
+        raise ValueError("names no database; write postgresql://user@host:port/database")
+    return value
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_check_dsn)]
+
+
+class KafkaSettings(_Model):
+    """`[kafka]`: the broker between the stages."""
+
+    bootstrap_servers: str = Field(
+        "embedded",
+        min_length=1,
+        description='`host:port,...`, or `"embedded"`: a broker started by `headrace run` (extra `embedded`)',
+    )
+    data_dir: Path = Field(
+        Path(".headrace"), description="directory of the embedded broker's log; unused with an outside broker"
+    )
+    topic_prefix: str = Field(
+        "headrace",
+        pattern=r"^[a-zA-Z0-9._-]{1,100}$",
+        description="first part of every topic's and consumer group's name",
+    )
+    replication_factor: int = Field(1, ge=1, le=32, description="replicas of the topics that Headrace creates")
+    retention_hours: int = Field(
+        168, ge=1, description="how long `changes` and `units` are kept; must exceed the longest outage of the target"
+    )
+    options: dict[str, Scalar] = Field(
+        default_factory=dict, description="any librdkafka option, for every client (TLS, SASL, timeouts)"
+    )
+
+
+class SourceConfig(_Model):
+    """`[streams.source]`: where changes come from."""
+
+    connector: str = Field("postgres", description="name of an installed connector")
+    dsn: Dsn = Field(
+        description="connection string; the role needs REPLICATION, SELECT, and ownership of the tables (publication)"
+    )
+    tables: tuple[str, ...] = Field(("public.*",), min_length=1, description="shell-style patterns on `schema.table`")
+    exclude: tuple[str, ...] = Field((), description="patterns of tables to leave out")
+    snapshot: Literal["initial", "never"] = Field(
+        "initial", description="`initial` copies the tables first; `never` replicates changes only"
+    )
+    linger_ms: float = Field(1.0, ge=0, le=1000, description="how long a change batch may wait for more transactions")
+    batch_transactions_max: int = Field(1000, ge=1, le=10_000, description="transactions in one change batch")
+    batch_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024, description="row bytes in one change batch")
+
+
+class TargetConfig(_Model):
+    """`[streams.target]`: where changes go."""
+
+    connector: str = Field("postgres", description="name of an installed connector")
+    dsn: Dsn = Field(description="connection string; the role writes the tables and owns the schema `headrace`")
+    lanes: int = Field(4, ge=1, le=LANES_MAX, description="parallel apply lanes")
+    order: Literal["dependent", "commit"] = Field(
+        "dependent",
+        description="`dependent`: dependents after what they depend on; `commit`: every target state is a source state (one lane)",
+    )
+    synchronous_commit: Literal["off", "on"] = Field(
+        "off", description="`on` flushes each target commit; `off` is safe too while `changes` is kept"
+    )
+    session_replication_role: Literal["replica", "origin"] = Field(
+        "replica", description="`origin` keeps the target's foreign keys and triggers in force"
+    )
+    merge_transactions_max: int = Field(
+        4000, ge=1, le=100_000, description="source transactions merged into one target transaction"
+    )
+
+
+class StreamConfig(_Model):
+    """`[[streams]]`: one source database into one target."""
+
+    name: str = Field(
+        pattern=_NAME, description="lower-case letters, digits and `_`; names slot, publication and ledger rows"
+    )
+    number: int | None = Field(
+        None, ge=0, le=999, description="partition number in the shared topics; default: place in this file"
+    )
+    source: SourceConfig
+    target: TargetConfig
+
+    def source_settings(self) -> base.SourceSettings:
+        """The connector's view of the source."""
+        source = self.source
+        return base.SourceSettings(
+            source.dsn.get_secret_value(), source.tables, source.exclude, source.snapshot, source.linger_ms,
+            source.batch_transactions_max, source.batch_bytes_max,
+        )  # fmt: skip
+
+    def target_settings(self) -> base.TargetSettings:
+        """The connector's view of the target."""
+        target = self.target
+        return base.TargetSettings(
+            target.dsn.get_secret_value(), target.synchronous_commit, target.session_replication_role
+        )
+
+
+class Settings(_Model):
+    """The whole configuration."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    streams: tuple[StreamConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Settings:
+        for what, values in (("name", [s.name for s in self.streams]), ("number", list(self.numbers().values()))):
+            if len(set(values)) != len(values):
+                raise ValueError(f"streams: two streams share a {what}: {values}")
+        return self
+
+    def numbers(self) -> dict[str, int]:
+        """Stream name -> number."""
+        return {s.name: i if s.number is None else s.number for i, s in enumerate(self.streams)}
+
+    def stream(self, name: str) -> StreamConfig:
+        """The stream of that name. Raises ConfigError."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        raise ConfigError(f"no stream is named {name!r}; there are: {', '.join(s.name for s in self.streams)}")
+
+    def topic(self, kind: str) -> str:
+        """Full name of a topic."""
+        return f"{self.kafka.topic_prefix}.{kind}"
+
+    def group(self, role: str) -> str:
+        """Full name of a consumer group."""
+        return f"{self.kafka.topic_prefix}-{role}"
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the file and the environment. Raises ConfigError with a line a wrong key, values left out."""
+
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}; name one with -c FILE") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return parse_settings(data, str(path))
+
+
+def parse_settings(data: dict[str, object], where: str) -> Settings:
+    """Return the settings in `data`, environment applied. Raises ConfigError naming every wrong key."""
+    merged = _with_environment(data, os.environ)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {_plain(e['msg'])}" for e in error.errors()]
+        raise ConfigError("\n".join([f"{where} is not a valid configuration:", *lines])) from None
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Extra inputs are not permitted", "unknown key")
+
+
+def _with_environment(data: dict[str, object], environ: Mapping[str, str]) -> dict[str, object]:
+    """Return a copy of `data` with `HEADRACE_A__B=...` set at a.b; a number in the path picks a list item."""
+    merged = copy.deepcopy(data)
+    for name, value in environ.items():
+        path = name.removeprefix(ENV_PREFIX).lower().split("__")
+        if name.startswith(ENV_PREFIX) and path[0] in Settings.model_fields and len(path) > 1:
+            _set_path(merged, path, value, name)
+    return merged
+
+
+def _set_path(data: dict[str, object], path: list[str], value: str, name: str) -> None:
+    node: object = data
+    for step, key in enumerate(path):
+        last = step == len(path) - 1
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node) and not last:
+            node = node[int(key)]
+        elif isinstance(node, dict) and last:
+            node[key] = value.split(",") if key in _LISTS else value
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
+        else:
+            raise ConfigError(f"environment variable {name}: the configuration has no {'.'.join(path[: step + 1])}")

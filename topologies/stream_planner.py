@@ -1,0 +1,256 @@
+"""One stream's planner inside the Faust application: events in, units out, ledger and acknowledgements.
+
+Decisions are in `pipeline.planner`; here are the waits, the threads for database calls, the retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, Message, Producer
+from faust.types import EventT
+
+from connectors.base import Ledger, load_connector
+from pipeline.conflicts import KeyRules
+from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
+from pipeline.planner import Planner, Window
+from schemas.apply_unit import LANES_MAX, ApplyUnit, encode_unit
+from schemas.change_batch import decode_batch
+from schemas.errors import SchemaError
+from schemas.progress import Failure, decode_progress
+from topologies.kafka import make_producer
+from topologies.settings import Settings, StreamConfig
+
+log = logging.getLogger(__name__)
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STALL_S = 0.1  # without news from the lanes for so long, the ledger itself is asked
+FLUSH_S = 10.0
+T = TypeVar("T")
+
+
+class StreamPlanner:
+    """Plans one stream while its partition is assigned to this worker."""
+
+    def __init__(
+        self, settings: Settings, stream: StreamConfig, number: int, stop: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.fatal: Exception | None = None
+        self._settings = settings
+        self._stream = stream
+        self._number = number
+        self._stop = stop
+        self._units_topic = settings.topic("units")
+        self._ledger: Ledger | None = None
+        self._producer: Producer | None = None
+        self._planner: Planner | None = None
+        self._next_offset = -1
+        self._retired: deque[Window] = deque()
+        self._news = asyncio.Event()
+        self._news_at_s = 0.0
+        self._lock = asyncio.Lock()
+        self._stale = False
+
+    async def take(self, event: EventT[bytes]) -> None:
+        """Plan one change record. Never raises: errors stop the application."""
+        try:
+            await self._take(event)
+        except (HeadraceError, SchemaError) as error:
+            await self._fail(error, event.message.offset)
+
+    async def _take(self, event: EventT[bytes]) -> None:
+        async with self._lock:
+            if self._stale:
+                self.lose()
+            planner = self._planner or await self._take_over()
+        offset = event.message.offset
+        if offset < self._next_offset:
+            self._redelivered(event)
+            return
+        while planner.full and planner is self._planner:
+            await self._wait_for_news()
+        async with self._lock:
+            if self._planner is None:
+                return  # the partition was lost while waiting; its new owner reads the record again
+            record = event.value
+            units = self._planner.offer(decode_batch(record), record, offset + 1, event, time.time_ns() // 1000)
+            self._next_offset = offset + 1
+            self._send(units)
+            self._retire()
+
+    async def _take_over(self) -> Planner:
+        start = await self._with_ledger(lambda ledger: ledger.takeover())
+        rules = KeyRules(await self._with_ledger(lambda ledger: ledger.catalogue()))
+        target = self._stream.target
+        self._planner = Planner(self._stream.name, start, rules, lanes=target.lanes, order=target.order)
+        self._next_offset = -1
+        self._retired.clear()
+        log.info(
+            "stream %s: planning from position %d (generation %d) in epoch %d; %d transactions above it are applied",
+            self._stream.name, start.watermark, start.generation, start.epoch, sum(map(len, start.applied.values())),
+        )  # fmt: skip
+        return self._planner
+
+    def _redelivered(self, event: EventT[bytes]) -> None:
+        """After a rebalance Faust reads again from the committed offset: only the handle is new."""
+        windows = self._planner.windows if self._planner is not None else ()
+        for window in (*self._retired, *windows):
+            if window.end_offset == event.message.offset + 1:
+                window.token = event
+                return
+        event.ack()
+
+    def _send(self, units: list[ApplyUnit]) -> None:
+        if self._producer is None:
+            self._producer = make_producer(self._settings)
+        for unit in units:
+            self._producer.produce(
+                self._units_topic, encode_unit(unit), key=f"{self._stream.name}/{unit.lane}",
+                partition=LANES_MAX * self._number + unit.lane, on_delivery=self._delivered,
+            )  # fmt: skip
+        self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            # A missing unit is a gap that the lane would report; taking over at once is quicker.
+            log.warning("stream %s: a unit was not delivered (%s); planning again", self._stream.name, error.str())
+            self._stale = True
+
+    async def follow(self, value: bytes) -> None:
+        """Take one progress record."""
+        try:
+            progress = decode_progress(value)
+            planner = self._planner
+            if progress.stream != self._stream.name or planner is None or progress.epoch != planner.epoch:
+                return
+            planner.progress(progress.lane, progress.epoch, progress.seq)
+            if progress.failure is not None:
+                await self._plan_again(progress.failure)
+            self._retire()
+            self._wake()
+        except (HeadraceError, SchemaError) as error:
+            await self._fail(error, -1)
+
+    async def _plan_again(self, failure: Failure) -> None:
+        """Take over from itself: the window with the failed unit becomes one unit in source order."""
+        if failure.poison:
+            raise StreamStoppedError(failure.error)
+        async with self._lock:
+            old = self._planner
+            if old is None:
+                return
+            windows = [*old.windows]
+            planner = await self._take_over()
+            self._next_offset = windows[-1].end_offset if windows else -1
+            for window in windows:
+                if not window.record:
+                    raise RetriableError(f"stream {self._stream.name}: a large transaction has to be read again")
+                batch = decode_batch(window.record)
+                if batch.positions and batch.positions[0] <= failure.position <= batch.last_position:
+                    planner.plan_serially(batch.last_position)
+                self._send(planner.offer(batch, window.record, window.end_offset, window.token, time.time_ns() // 1000))
+
+    def _wake(self) -> None:
+        self._news_at_s = time.monotonic()
+        self._news.set()
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        try:
+            await asyncio.wait_for(self._news.wait(), STALL_S)
+        except TimeoutError:
+            await self._ask_ledger()
+
+    async def _ask_ledger(self) -> None:
+        planner = self._planner
+        if planner is None or self.fatal is not None:
+            return
+        rows = await self._with_ledger(lambda ledger: ledger.lane_rows())
+        for lane, row in rows.items():
+            planner.progress(lane, row.epoch, row.seq)
+        self._retire()
+
+    def _retire(self) -> None:
+        if self._planner is not None:
+            for window in self._planner.retire():
+                window.record = b""
+                self._retired.append(window)
+
+    async def tick(self) -> None:
+        """Advance the watermark in the ledger and acknowledge what it has passed."""
+        try:
+            if self._producer is not None:
+                self._producer.poll(0)
+            planner = self._planner
+            if planner is None or self.fatal is not None:
+                return
+            if planner.windows and time.monotonic() - self._news_at_s > STALL_S:
+                await self._ask_ledger()
+            if self._retired:
+                async with self._lock:
+                    await self._advance(planner)
+        except HeadraceError as error:
+            await self._fail(error, -1)
+
+    async def _advance(self, planner: Planner) -> None:
+        windows = list(self._retired)
+        if not windows or planner is not self._planner:
+            return
+        last = windows[-1]
+        time_us = max(window.commit_time_us for window in windows)
+        position = (planner.epoch, last.generation, last.last_position, time_us, last.end_offset)
+        if not await self._with_ledger(lambda ledger: ledger.advance(*position)):
+            log.warning("stream %s: epoch %d was superseded; taking over", self._stream.name, planner.epoch)
+            self._stale = True
+            return
+        for window in windows:
+            self._retired.popleft()
+            if isinstance(window.token, EventT):
+                window.token.ack()
+
+    async def _with_ledger(self, call: Callable[[Ledger], T]) -> T:
+        """Run a ledger call in a thread; reconnect with backoff while the target is away."""
+        attempt = 0
+        while True:
+            try:
+                return await asyncio.to_thread(self._call, call)
+            except RetriableError as error:
+                pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+                log.warning("%s; trying again in %.1f s", error, pause_s)
+                self._close_ledger()
+                attempt += 1
+                await asyncio.sleep(pause_s)
+
+    def _call(self, call: Callable[[Ledger], T]) -> T:
+        if self._ledger is None:
+            make = load_connector(self._stream.target.connector).ledger
+            if make is None:
+                raise ConfigError(f"stream {self._stream.name}: connector {self._stream.target.connector} is no target")
+            self._ledger = make(self._stream.name, self._stream.target_settings())
+            self._ledger.ensure()
+        return call(self._ledger)
+
+    def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def lose(self) -> None:
+        """Forget everything: the partition went to another worker, or another planner took over."""
+        self._planner = None
+        self._stale = False
+        self._next_offset = -1
+        self._retired.clear()
+        self._news.set()
+
+    async def _fail(self, error: Exception, offset: int) -> None:
+        if self.fatal is not None:
+            return
+        self.fatal = error
+        place = f" (changes offset {offset})" if offset >= 0 else ""
+        log.error("stream %s: the planner stops%s: %s", self._stream.name, place, error)
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._stop()))
