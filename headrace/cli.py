@@ -1,0 +1,82 @@
+"""The command line: `headrace COMMAND -c FILE`. Parses arguments; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.console import EXPECTED_ERRORS, exit_code, report
+from headrace.roles import run_role
+from topologies.settings import ENV_CONFIG
+
+app = typer.Typer(
+    help="Replicate one database into another through Apache Kafka, transaction by transaction.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+ROLES = "Roles (started by `run`)"
+
+Config = Annotated[
+    Path, typer.Option("-c", "--config", envvar=ENV_CONFIG, help="Configuration file (TOML).", show_default=True)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log more.")]
+DEFAULT_CONFIG = Path("headrace.toml")
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_CONFIG,
+    apply: Annotated[int, typer.Option("--apply", min=1, max=16, help="Number of apply processes.")] = 1,
+    verbose: Verbose = False,
+) -> None:
+    """Run all roles in the foreground, with the embedded broker if the configuration says so."""
+    from headrace.supervisor import supervise
+
+    raise typer.Exit(supervise(config, apply=apply, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def capture(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Read the source databases into Kafka."""
+    raise typer.Exit(run_role("capture", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def plan(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Turn change batches into independent units (the Faust application)."""
+    raise typer.Exit(run_role("plan", config, verbose=verbose))
+
+
+@app.command(name="apply", rich_help_panel=ROLES)
+def apply_units(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Apply units to the target databases; start several to share the lanes."""
+    raise typer.Exit(run_role("apply", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def monitor(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Summarise lag a second per stream and publish it."""
+    raise typer.Exit(run_role("monitor", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def kafka(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Run the embedded broker alone."""
+    from headrace.broker import serve_broker
+
+    raise typer.Exit(serve_broker(config, verbose=verbose))
+
+
+def main() -> None:
+    """Entry point of the script `headrace`."""
+    try:
+        app()
+    except EXPECTED_ERRORS as error:
+        report(error)
+        sys.exit(exit_code(error, role=False))
+
+
+if __name__ == "__main__":
+    main()

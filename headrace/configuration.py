@@ -1,0 +1,37 @@
+"""From the configuration file to settings whose broker can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace.embedded.ownership import Running
+from headrace.embedded.ports import LOOPBACK
+from pipeline.errors import ConfigError
+from topologies.settings import EMBEDDED, Settings, load_settings
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the file; a relative `kafka.data_dir` is taken from the file's directory. Raises ConfigError."""
+    settings = load_settings(path)
+    kafka = settings.kafka.model_copy(update={"data_dir": path.absolute().parent / settings.kafka.data_dir})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+def with_servers(settings: Settings, bootstrap_servers: str) -> Settings:
+    """`settings` with another broker."""
+    kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+def reachable_settings(path: Path) -> Settings:
+    """Read the file; with an embedded broker, find the one that runs. Raises ConfigError."""
+    settings = read_settings(path)
+    if settings.kafka.bootstrap_servers != EMBEDDED:
+        return settings
+    running = Running.read(settings.kafka.data_dir / "kafka" / "server.json")
+    if running is None or not running.server.alive():
+        raise ConfigError(
+            f"no embedded broker runs in {settings.kafka.data_dir}: start it with `headrace run -c {path}` (or "
+            f"`headrace kafka -c {path}`), or name a broker in kafka.bootstrap_servers"
+        )
+    return with_servers(settings, f"{LOOPBACK}:{running.port}")

@@ -1,0 +1,203 @@
+"""The roles as foreground processes: capture, plan, apply, monitor.
+
+**Guarantee:** a role ends with 0 on SIGTERM or SIGINT, 78 when an operator has to act, 75 when trying again
+may help, 1 for anything else; it ends when the supervisor that started it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.configuration import reachable_settings
+from headrace.console import ENV_SUPERVISOR, EX_OK, EXPECTED_ERRORS, exit_code, report, setup_logging
+from pipeline.errors import RetriableError
+from topologies.apply import Apply
+from topologies.capture import Capture
+from topologies.settings import Settings, StreamConfig
+
+if TYPE_CHECKING:
+    from topologies.planner import PlannerApp
+
+log = logging.getLogger(__name__)
+ROLES = ("capture", "plan", "apply", "monitor")
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+HEALTHY_S = 60.0  # a capture that has run for so long begins again with the shortest pause
+STOP_S = 30.0  # a role that has not ended by then is ended: more than any flush or commit waits
+POLL_S = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class StopFlag:
+    """Set by SIGTERM and SIGINT. A role that does not end within `STOP_S` is ended the hard way."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.wait = self._event.wait
+        self.is_set = self._event.is_set
+
+    def install(self) -> None:
+        """Listen to the signals; call it from the main thread."""
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, lambda *_: self.set())
+
+    def set(self) -> None:
+        """Stop."""
+        if not self._event.is_set():
+            self._event.set()
+            last_resort = threading.Timer(STOP_S, _give_up)
+            last_resort.daemon = True
+            last_resort.start()
+
+
+def _give_up() -> None:
+    log.error("not stopped after %.0f s; giving up", STOP_S)
+    os._exit(1)
+
+
+def follow_supervisor() -> None:
+    """Have the kernel stop this process when the supervisor that started it is gone (prctl(2))."""
+    supervisor = os.environ.get(ENV_SUPERVISOR)
+    if supervisor is None:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(supervisor):  # it died before the signal was arranged
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_role(role: str, config: Path, *, verbose: bool) -> int:
+    """Run a role to its end; returns the exit code."""
+    setup_logging(role, verbose=verbose)
+    stop = StopFlag()
+    stop.install()
+    follow_supervisor()
+    try:
+        _MAIN[role](reachable_settings(config), stop)
+    except EXPECTED_ERRORS as error:
+        report(error, role)
+        return exit_code(error, role=True)
+    except Exception as error:
+        log.exception("%s failed; this is a bug", role)
+        report(error, role)
+        return exit_code(error, role=True)
+    log.info("%s stopped", role)
+    return EX_OK
+
+
+# ---- capture -----------------------------------------------------------------------------------
+
+
+class CaptureThread(threading.Thread):
+    """One stream's capture, begun again after retriable errors; `fatal` is the error that ended it."""
+
+    def __init__(self, settings: Settings, stream: StreamConfig, stopping: Callable[[], bool]) -> None:
+        super().__init__(name=f"capture {stream.name}", daemon=True)
+        self.fatal: Exception | None = None
+        self._settings, self._config = settings, stream
+        self._stream = stream.name
+        self._stopping = stopping
+
+    def run(self) -> None:
+        """Capture until stopped or failed."""
+        attempt = 0
+        while not self._stopping():
+            started_s = time.monotonic()
+            try:
+                Capture(self._settings, self._config, self._stopping).run()
+            except RetriableError as error:
+                attempt = 0 if time.monotonic() - started_s >= HEALTHY_S else attempt
+                self._pause(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], error)
+                attempt += 1
+            except EXPECTED_ERRORS as error:
+                self.fatal = error
+                return
+            except Exception as error:
+                log.exception("stream %s: capture failed; this is a bug", self._stream)
+                self.fatal = error
+                return
+
+    def _pause(self, pause_s: float, error: Exception) -> None:
+        text = str(error) if self._stream in str(error) else f"stream {self._stream}: {error}"
+        log.warning("%s; trying again in %.1f s", text, pause_s)
+        end_s = time.monotonic() + pause_s
+        while time.monotonic() < end_s and not self._stopping():
+            time.sleep(POLL_S)
+
+
+def _capture(settings: Settings, stop: StopFlag) -> None:
+    threads = [CaptureThread(settings, stream, stop.is_set) for stream in settings.streams]
+    for thread in threads:
+        thread.start()
+    while not stop.wait(POLL_S):
+        if not all(thread.is_alive() for thread in threads):
+            stop.set()
+    for thread in threads:
+        thread.join()
+    for thread in threads:
+        if thread.fatal is not None:
+            raise thread.fatal
+
+
+# ---- plan --------------------------------------------------------------------------------------
+
+
+def _plan(settings: Settings, stop: StopFlag) -> None:
+    from topologies.planner import create  # Faust is slow to import, and only this role needs it
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # Faust binds to the thread's loop when the application is made
+    planner = create(settings)
+    loop.run_until_complete(_serve(planner, stop))
+    if planner.fatal is not None:
+        raise planner.fatal
+
+
+async def _serve(planner: PlannerApp, stop: StopFlag) -> None:
+    """Run the Faust application without its own worker, which would take over logging and the exit code."""
+    app = planner.app
+    app.in_worker = True
+    start = asyncio.ensure_future(app.start())
+    # A signal handler sets the flag, outside the loop.
+    while not (stop.is_set() or app.should_stop or _failed(start)):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    if not start.done():
+        start.cancel()
+    await asyncio.wait([start])
+    await app.stop()
+    # The application may be stopping already, in a task of its own.
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=STOP_S / 3)
+    if planner.fatal is None and not stop.is_set():
+        reason = app.crash_reason or (None if start.cancelled() else start.exception())
+        raise RetriableError(f"the Faust application ended: {reason!r}")
+
+
+def _failed(task: asyncio.Future[None]) -> bool:
+    return task.done() and task.exception() is not None
+
+
+# ---- apply, monitor ----------------------------------------------------------------------------
+
+
+def _apply(settings: Settings, stop: StopFlag) -> None:
+    Apply(settings, stop.is_set).run()
+
+
+def _monitor(settings: Settings, stop: StopFlag) -> None:
+    from topologies.lag import Monitor
+
+    Monitor(settings, stop.is_set).run()
+
+
+_MAIN: dict[str, Callable[[Settings, StopFlag], None]] = {
+    "capture": _capture, "plan": _plan, "apply": _apply, "monitor": _monitor,
+}  # fmt: skip

@@ -1,0 +1,46 @@
+"""Lag: a stream's lag over the last seconds and minutes, written by the monitor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.single_object import codec
+
+
+@dataclass(frozen=True, slots=True)
+class LagWindow:
+    """Lag from source commit to `stage` over the last `seconds`, in seconds; None: nothing was counted."""
+
+    seconds: int
+    stage: str
+    transactions: int
+    rows: int
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """One summary of a stream. `commit_time_us` is the newest applied source commit, 0 when there was none."""
+
+    stream: str
+    time_us: int
+    commit_time_us: int
+    queued: int
+    lanes: int
+    windows: list[LagWindow]
+
+
+def encode_lag(lag: Lag) -> bytes:
+    """Return the record of `lag`."""
+    windows = [{name: getattr(window, name) for name in LagWindow.__slots__} for window in lag.windows]
+    datum = {name: getattr(lag, name) for name in Lag.__slots__}
+    return codec("lag").encode({**datum, "windows": windows})
+
+
+def decode_lag(data: bytes) -> Lag:
+    """Return the lag in `data`. Raises SchemaError."""
+    datum = codec("lag").decode(data)
+    windows = [LagWindow(**window) for window in datum.pop("windows")]
+    return Lag(**datum, windows=windows)
