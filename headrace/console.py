@@ -22,12 +22,18 @@ EX_CONFIG = 78  # sysexits.h: an operator has to act; whatever supervises must n
 ENV_SUPERVISOR = "HEADRACE_SUPERVISOR_PID"  # set for the roles that `headrace run` starts
 
 EXPECTED_ERRORS = (HeadraceError, EmbeddedError, SchemaError, RefusedError, KafkaException)
-LIBRARIES = ("faust", "mode", "aiokafka", "kafka", "asyncio")
-REPEAT_S = 30.0  # librdkafka repeats "connection refused" several times a second
+# Loggers of libraries with the level from which on an operator wants to hear them: what these say below
+# ERROR is of no use (retries that succeed), or repeated by our own errors.
+LIBRARIES = {
+    "faust": logging.WARNING, "mode": logging.WARNING, "asyncio": logging.WARNING,
+    "aiokafka": logging.ERROR, "headrace.kafka": logging.ERROR,
+}  # fmt: skip
+REPEAT_S = 30.0  # Kafka's clients repeat "connection refused" a hundred times a second
+MESSAGES_MAX = 1000  # remembered to recognise a repetition
 
 
 class _Repeats(logging.Filter):
-    """Lets the same message pass once in `REPEAT_S`; numbers in it don't count as a difference."""
+    """Lets the same message of a library pass once in `REPEAT_S`; numbers in it don't count as a difference."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,10 +41,12 @@ class _Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is news."""
+        if not any(record.name == name or record.name.startswith(f"{name}.") for name in LIBRARIES):
+            return True
         key, now_s = re.sub(r"\d+", "#", record.getMessage()), time.monotonic()
         if now_s - self._seen.get(key, -REPEAT_S) < REPEAT_S:
             return False
-        if len(self._seen) >= 1000:
+        if len(self._seen) >= MESSAGES_MAX:
             self._seen.clear()
         self._seen[key] = now_s
         return True
@@ -55,11 +63,10 @@ def setup_logging(role: str, *, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
-    for library in LIBRARIES:
-        logging.getLogger(library).setLevel(logging.INFO if verbose else logging.WARNING)
-    # What these two say at WARNING is either repeated by our own errors or of no use to an operator.
-    logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
-    logging.getLogger("headrace.kafka").addFilter(_Repeats())
+    if not verbose:
+        for library, level in LIBRARIES.items():
+            logging.getLogger(library).setLevel(level)
+        handler.addFilter(_Repeats())
 
 
 def exit_code(error: BaseException, *, role: bool) -> int:

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 ROLES = ("capture", "plan", "apply", "monitor")
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_S = 60.0  # a capture that has run for so long begins again with the shortest pause
-STOP_S = 30.0  # a role that has not ended by then is ended: more than any flush or commit waits
+PLAN_STOP_S = 10.0  # Faust's, which waits for a broker that is away
+STOP_S = 20.0  # a role that has not ended by then is ended: more than any flush or commit waits
 POLL_S = 0.1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -170,12 +171,13 @@ async def _serve(planner: PlannerApp, stop: StopFlag) -> None:
         await asyncio.sleep(POLL_S)
     if not start.done():
         start.cancel()
-    await asyncio.wait([start])
-    await app.stop()
-    # The application may be stopping already, in a task of its own.
+    stopping = asyncio.ensure_future(app.stop())
+    # The application may be stopping already, in a task of its own: wait for whatever is left.
     others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=STOP_S / 3)
+    await asyncio.wait(others | {start, stopping}, timeout=PLAN_STOP_S)
+    if not stopping.done() and stop.is_set():
+        log.warning("not stopped after %.0f s (is the broker away?); the planner keeps no state, ending", PLAN_STOP_S)
+        os._exit(EX_OK)  # Faust's threads would keep the process alive
     if planner.fatal is None and not stop.is_set():
         reason = app.crash_reason or (None if start.cancelled() else start.exception())
         raise RetriableError(f"the Faust application ended: {reason!r}")

@@ -125,12 +125,12 @@ class Supervisor:
 
     def _watch_broker(self) -> None:
         now_s = time.monotonic()
-        if self._broker is None or not self._broker.owned or now_s - self._broker_seen_s < BROKER_POLL_S:
+        if self._broker is None or now_s - self._broker_seen_s < BROKER_POLL_S:
             return
         self._broker_seen_s = now_s
         if not self._broker.alive:
             log.error("the embedded broker ended; starting it again. Its log: %s", self._broker.log_path)
-            self._broker.restart()
+            self._broker.attach_or_start()
 
     def _stop_children(self) -> None:
         running = [child.process for child in self._children if child.process is not None]
