@@ -110,11 +110,14 @@ class SourceAdmin(Protocol):
     def check(self) -> list[Finding]:
         """Preflight."""
 
+    def tables(self) -> list[tuple[str, str]]:
+        """The tables that the stream replicates, parents before children."""
+
     def slot_exists(self) -> bool:
         """Whether the stream's slot exists."""
 
     def mark(self) -> int:
-        """Write a marker transaction; return a position below its own and above all commits before the call."""
+        """Write a marker transaction; return a position: its own or lower, above all commits before the call."""
 
     def current_position(self) -> int:
         """The source's newest position."""

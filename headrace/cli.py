@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from headrace import commands
 from headrace.console import EXPECTED_ERRORS, exit_code, report
 from headrace.roles import run_role
 from topologies.settings import ENV_CONFIG
@@ -22,6 +23,9 @@ Config = Annotated[
     Path, typer.Option("-c", "--config", envvar=ENV_CONFIG, help="Configuration file (TOML).", show_default=True)
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more.")]
+Stream = Annotated[str | None, typer.Option("--stream", help="One stream only; default: all of the file.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for each stream.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_CONFIG = Path("headrace.toml")
 
 
@@ -67,6 +71,40 @@ def kafka(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
     from headrace.broker import serve_broker
 
     raise typer.Exit(serve_broker(config, verbose=verbose))
+
+
+@app.command()
+def wait(config: Config = DEFAULT_CONFIG, stream: Stream = None, timeout: Timeout = 60.0) -> None:
+    """Wait until everything committed at the source before now is applied at the target."""
+    raise typer.Exit(commands.wait(config, stream, timeout))
+
+
+@app.command()
+def verify(config: Config = DEFAULT_CONFIG, stream: Stream = None, timeout: Timeout = 60.0, json: Json = False) -> None:
+    """Wait for the target, then compare every table with the source; exit code 1 when rows differ."""
+    raise typer.Exit(commands.verify(config, stream, timeout, as_json_text=json))
+
+
+@app.command()
+def status(config: Config = DEFAULT_CONFIG, stream: Stream = None, json: Json = False) -> None:
+    """Show where each stream stands; exit code 1 when one is stopped."""
+    raise typer.Exit(commands.status(config, stream, as_json_text=json))
+
+
+@app.command()
+def check(config: Config = DEFAULT_CONFIG) -> None:
+    """Check servers, privileges, tables and topics before a start (missing topics are created)."""
+    raise typer.Exit(commands.check(config))
+
+
+@app.command()
+def drop(
+    config: Config = DEFAULT_CONFIG,
+    stream: Stream = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really do it.")] = False,
+) -> None:
+    """Remove what a stream has created: slot, publications, ledger, topics. Tables and rows stay."""
+    raise typer.Exit(commands.drop(config, stream, sure=yes))
 
 
 def main() -> None:

@@ -23,15 +23,21 @@ def with_servers(settings: Settings, bootstrap_servers: str) -> Settings:
     return settings.model_copy(update={"kafka": kafka})
 
 
+def running_broker(settings: Settings) -> str | None:
+    """Address of the embedded broker that runs in `kafka.data_dir`; None when there is none."""
+    running = Running.read(settings.kafka.data_dir / "kafka" / "server.json")
+    return f"{LOOPBACK}:{running.port}" if running is not None and running.server.alive() else None
+
+
 def reachable_settings(path: Path) -> Settings:
     """Read the file; with an embedded broker, find the one that runs. Raises ConfigError."""
     settings = read_settings(path)
     if settings.kafka.bootstrap_servers != EMBEDDED:
         return settings
-    running = Running.read(settings.kafka.data_dir / "kafka" / "server.json")
-    if running is None or not running.server.alive():
+    servers = running_broker(settings)
+    if servers is None:
         raise ConfigError(
             f"no embedded broker runs in {settings.kafka.data_dir}: start it with `headrace run -c {path}` (or "
             f"`headrace kafka -c {path}`), or name a broker in kafka.bootstrap_servers"
         )
-    return with_servers(settings, f"{LOOPBACK}:{running.port}")
+    return with_servers(settings, servers)

@@ -81,7 +81,7 @@ def exit_code(error: BaseException, *, role: bool) -> int:
 def error_text(error: BaseException) -> str:
     """What to tell the operator."""
     if isinstance(error, KafkaException):
-        return f"Kafka: {error.args[0].str()}"
+        return f"Kafka: {error.args[0].str().removesuffix(': ')} [{error.args[0].name()}]"
     return str(error) or type(error).__name__
 
 

@@ -1,0 +1,95 @@
+"""The commands that end by themselves: what they do with the command line's arguments, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from headrace.configuration import reachable_settings, read_settings, with_servers
+from headrace.console import EX_FAILURE, EX_OK
+from headrace.embedded import embedded_kafka
+from headrace.preflight import check_all
+from headrace.removal import drop_streams, planned_removal
+from headrace.status import stream_status
+from headrace.status_text import seconds_text, status_table
+from headrace.streams import chosen_streams
+from headrace.verify import as_json, as_table, verify_stream
+from headrace.wait import wait_for_target
+from topologies.settings import EMBEDDED, Settings
+
+WIDTH_MIN = 120  # of a table that goes to a file or a pipe
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(WIDTH_MIN, console.width))
+
+
+def wait(config: Path, stream: str | None, timeout_s: float) -> int:
+    """`headrace wait`. Raises NotCaughtUpError, StreamStoppedError, ConfigError, RetriableError."""
+    for each in chosen_streams(reachable_settings(config), stream):
+        done = wait_for_target(each, timeout_s)
+        _console().print(
+            f"stream {done.stream}: everything up to position {done.position} is applied "
+            f"(watermark {done.watermark}, after {seconds_text(done.seconds)})"
+        )
+    return EX_OK
+
+
+def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: bool) -> int:
+    """`headrace verify`; 1 when anything differs. Raises as `wait`."""
+    streams = chosen_streams(reachable_settings(config), stream)
+    checks = [verify_stream(each, timeout_s) for each in streams]
+    console = _console()
+    if as_json_text:
+        console.print_json(json.dumps(as_json(checks)))
+    else:
+        console.print(as_table(checks))
+    return EX_FAILURE if any(check.differences for check in checks) else EX_OK
+
+
+def status(config: Path, stream: str | None, *, as_json_text: bool) -> int:
+    """`headrace status`; 1 when a stream is stopped. Raises ConfigError, RetriableError, KafkaException."""
+    settings = reachable_settings(config)
+    statuses = [stream_status(settings, each) for each in chosen_streams(settings, stream)]
+    if as_json_text:
+        _console().print_json(json.dumps([asdict(each) for each in statuses]))
+    else:
+        _console().print(status_table(statuses))
+    return EX_FAILURE if any(each.state == "stopped" for each in statuses) else EX_OK
+
+
+def check(config: Path) -> int:
+    """`headrace check`; 1 when something would keep a stream from running. Raises ConfigError."""
+    console, findings = _console(), check_all(config)
+    for finding in findings:
+        kind = "[red]blocker[/red]" if finding.blocker else "[yellow]note[/yellow]"
+        console.print(f"{kind} {escape(finding.subject)}: {escape(finding.text)}", soft_wrap=True)
+        console.print(f"    remedy: {escape(finding.remedy)}", soft_wrap=True)
+    blockers = sum(finding.blocker for finding in findings)
+    console.print(f"{blockers} blockers, {len(findings) - blockers} notes")
+    return EX_FAILURE if blockers else EX_OK
+
+
+def drop(config: Path, stream: str | None, *, sure: bool) -> int:
+    """`headrace drop`; without `sure` only says what it would remove, and returns 1."""
+    settings = read_settings(config)
+    if not sure:
+        for line in planned_removal(settings, chosen_streams(settings, stream)):
+            _console().print(f"would remove {line}", soft_wrap=True)
+        _console().print("nothing was removed: say --yes to do it. Replicated tables and their rows stay in any case.")
+        return EX_FAILURE
+    if settings.kafka.bootstrap_servers != EMBEDDED:
+        return _drop(settings, stream)
+    with embedded_kafka(settings.kafka.data_dir) as broker:
+        return _drop(with_servers(settings, broker.bootstrap_servers), stream)
+
+
+def _drop(settings: Settings, stream: str | None) -> int:
+    for line in drop_streams(settings, chosen_streams(settings, stream)):
+        _console().print(f"removed {line}", soft_wrap=True)
+    return EX_OK

@@ -1,0 +1,109 @@
+"""`headrace status`: where each stream stands, from source, ledger and the last minute of progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from connectors.base import StreamRow
+from headrace.recent import count_dead_letters, newest_batch, recent_progress
+from headrace.streams import open_ledger, source_admin
+from pipeline.fence import LaneRow
+from pipeline.lag import Histogram
+from schemas.change_batch import ChangeBatch
+from schemas.progress import Progress
+from topologies.settings import Settings, StreamConfig
+from topologies.topics import KEYED_PARTITIONS
+
+STAGE = "applied"
+IDLE_S = 10.0  # without a commit for so long, and with nothing left to apply, a stream is idle
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One lane in the ledger; `queued` units as its last progress record of the minute says."""
+
+    lane: int
+    epoch: int
+    seq: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream. Positions are the connector's numbers; lags in seconds over the last minute, None: no commit.
+
+    `state`: not started, snapshot, running, idle (all that Kafka has is applied), stopped.
+    """
+
+    stream: str
+    state: str
+    source_position: int
+    generation: int
+    watermark: int
+    watermark_age_s: float | None
+    transactions: int
+    rows: int
+    transactions_last_minute: int
+    lag_p50_s: float | None
+    lag_p95_s: float | None
+    lag_p99_s: float | None
+    lanes: tuple[LaneStatus, ...]
+    dead_letters: int
+    last_error: str
+
+
+def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
+    """Collect the status of one stream. Raises ConfigError, RetriableError, SchemaError, KafkaException."""
+    number = settings.numbers()[stream.name]
+    with open_ledger(stream) as ledger:
+        row = ledger.stream_row()
+        lanes = ledger.lane_rows() if row is not None else {}
+        transactions, rows = ledger.totals() if row is not None else (0, 0)
+    progress = recent_progress(settings, number)
+    lag = _lag(progress)
+    return StreamStatus(
+        stream.name, _state(row, newest_batch(settings, number), progress), source_admin(stream).current_position(),
+        row.generation if row is not None else 0, row.watermark if row is not None else 0, _age_s(row),
+        transactions, rows, sum(p.transactions for p in progress),
+        lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), _lanes(lanes, progress),
+        count_dead_letters(settings, KEYED_PARTITIONS, stream.name), _last_error(row, progress),
+    )  # fmt: skip
+
+
+def _state(row: StreamRow | None, newest: ChangeBatch | None, progress: list[Progress]) -> str:
+    if row is not None and row.stopped:
+        return "stopped"
+    if newest is None:
+        return "not started"
+    if newest.kind == "snapshot":
+        return "snapshot"
+    behind = row is None or (row.generation, row.watermark) < (newest.generation, newest.last_position)
+    recent = bool(progress) and time.time() - progress[-1].applied_us / 1e6 < IDLE_S
+    return "running" if behind or recent else "idle"
+
+
+def _lag(progress: Iterable[Progress]) -> Histogram:
+    total = Histogram()
+    for record in progress:
+        if STAGE in record.lag_buckets:
+            total.merge(Histogram.decode(record.lag_buckets[STAGE]))
+    return total
+
+
+def _age_s(row: StreamRow | None) -> float | None:
+    return time.time() - row.watermark_time_us / 1e6 if row is not None and row.watermark_time_us else None
+
+
+def _lanes(rows: dict[int, LaneRow], progress: list[Progress]) -> tuple[LaneStatus, ...]:
+    queued = {record.lane: record.queued for record in progress}
+    used = {lane: row for lane, row in rows.items() if row.seq or lane in queued}
+    return tuple(LaneStatus(lane, row.epoch, row.seq, queued.get(lane, 0)) for lane, row in sorted(used.items()))
+
+
+def _last_error(row: StreamRow | None, progress: list[Progress]) -> str:
+    if row is not None and row.stopped:
+        return row.stopped
+    failures = [record.failure.error for record in progress if record.failure is not None]
+    return failures[-1] if failures else ""

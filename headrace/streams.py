@@ -1,0 +1,65 @@
+"""The parts of a stream's connectors that commands use, made from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from connectors.base import (
+    Connector,
+    Ledger,
+    SourceAdmin,
+    SourceSettings,
+    TableCheck,
+    TargetAdmin,
+    TargetSettings,
+    load_connector,
+)  # fmt: skip
+from pipeline.errors import ConfigError
+from topologies.settings import Settings, StreamConfig
+
+
+def chosen_streams(settings: Settings, name: str | None) -> Sequence[StreamConfig]:
+    """The stream of that name, or all. Raises ConfigError for a name that there is none of."""
+    return settings.streams if name is None else [settings.stream(name)]
+
+
+def source_admin(stream: StreamConfig) -> SourceAdmin:
+    """The source's side of commands. Raises ConfigError."""
+    make = load_connector(stream.source.connector).source_admin
+    if make is None:
+        raise _lacks(stream, stream.source.connector, "source")
+    return make(stream.name, stream.source_settings())
+
+
+def target_admin(stream: StreamConfig) -> TargetAdmin:
+    """The target's side of commands. Raises ConfigError."""
+    make = load_connector(stream.target.connector).target_admin
+    if make is None:
+        raise _lacks(stream, stream.target.connector, "target")
+    return make(stream.name, stream.target_settings())
+
+
+@contextmanager
+def open_ledger(stream: StreamConfig) -> Iterator[Ledger]:
+    """A connection to the stream's ledger. Raises ConfigError, RetriableError."""
+    make = load_connector(stream.target.connector).ledger
+    if make is None:
+        raise _lacks(stream, stream.target.connector, "target")
+    ledger = make(stream.name, stream.target_settings())
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def comparison(stream: StreamConfig) -> Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]]:
+    """What compares source and target, by the source's connector. Raises ConfigError."""
+    connector: Connector = load_connector(stream.source.connector)
+    if connector.verify is None:
+        raise ConfigError(f"stream {stream.name}: connector {connector.name} cannot compare source and target")
+    return connector.verify
+
+
+def _lacks(stream: StreamConfig, connector: str, side: str) -> ConfigError:
+    return ConfigError(f"stream {stream.name}: connector {connector} is no {side}")
