@@ -26,7 +26,7 @@ class SourceSettings:
     tables: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     snapshot: str = "initial"
-    linger_ms: float = 1.0
+    linger_ms: float = 5.0
     batch_transactions_max: int = 1000
     batch_bytes_max: int = 1024 * 1024
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -13,7 +15,9 @@ from topologies.settings import Settings
 from topologies.topics import RECORD_BYTES_MAX
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 TIMEOUT_S = 15.0
+RETRY_S = 0.2
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 QUEUED_KB_MAX = 32 * 1024  # librdkafka's read-ahead a consumer
 
@@ -49,10 +53,26 @@ def make_consumer(settings: Settings, group: str, *, from_end: bool = False) -> 
         "auto.offset.reset": "latest" if from_end else "earliest",
         "partition.assignment.strategy": "cooperative-sticky",
         "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000,
-        "fetch.wait.max.ms": 100, "fetch.max.bytes": FETCH_BYTES_MAX, "max.partition.fetch.bytes": FETCH_BYTES_MAX,
-        "message.max.bytes": RECORD_BYTES_MAX, "receive.message.max.bytes": 2 * RECORD_BYTES_MAX + FETCH_BYTES_MAX,
+        "fetch.wait.max.ms": 100, "fetch.max.bytes": RECORD_BYTES_MAX, "max.partition.fetch.bytes": FETCH_BYTES_MAX,
+        "message.max.bytes": RECORD_BYTES_MAX, "receive.message.max.bytes": 2 * RECORD_BYTES_MAX,
         "queued.max.messages.kbytes": QUEUED_KB_MAX,
     })  # fmt: skip
+
+
+def until_answered(call: Callable[[], T], doing: str) -> T:
+    """Return what `call` returns, trying again while the broker is not ready for it.
+
+    Raises RetriableError with `doing` in its text after 15 s: a new partition has a leader, and a new
+    broker its coordinators, well before.
+    """
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if time.monotonic() > deadline_s:
+                raise RetriableError(f"{doing}: {error.args[0].str()}") from error
+            time.sleep(RETRY_S)
 
 
 def last_record(settings: Settings, topic: str, partition: int) -> bytes | None:
@@ -63,22 +83,21 @@ def last_record(settings: Settings, topic: str, partition: int) -> bytes | None:
     consumer = make_consumer(settings, settings.group("tail"))
     where = TopicPartition(topic, partition)
     try:
-        low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)
-        if high <= low:
-            return None
-        where.offset = high - 1
-        consumer.assign([where])
-        for message in consumer.consume(1, timeout=TIMEOUT_S):
-            if message.error() is None:
-                value: bytes | None = message.value()
-                return value
-        raise RetriableError(
-            f"topic {topic}, partition {partition}: its last record could not be read in {TIMEOUT_S} s"
-        )
-    except KafkaException as error:
-        raise RetriableError(f"topic {topic}, partition {partition}: {error.args[0].str()}") from error
+        return until_answered(lambda: _read_last(consumer, where), f"topic {topic}, partition {partition}")
     finally:
         consumer.close()
+
+
+def _read_last(consumer: Consumer, where: TopicPartition) -> bytes | None:
+    low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)
+    if high <= low:
+        return None
+    consumer.assign([TopicPartition(where.topic, where.partition, high - 1)])
+    for message in consumer.consume(1, timeout=TIMEOUT_S):
+        if message.error() is None:
+            value: bytes | None = message.value()
+            return value
+    raise RetriableError(f"topic {where.topic}, partition {where.partition}: its last record did not come")
 
 
 def read_from_end(settings: Settings, topic: str, partitions: list[int]) -> Consumer:

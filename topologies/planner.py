@@ -12,9 +12,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import faust
-from faust.types import TP, StreamT
+from faust.streams import Stream
+from faust.types import TP, StreamT, TopicT
+from mode.types.signals import BaseSignalT
 
 from pipeline.errors import ConfigError
 from topologies.rewind import rewind_groups
@@ -37,11 +40,20 @@ class PlannerApp:
             number: StreamPlanner(settings, settings.stream(name), number, self.app.stop)
             for number, name in names.items()
         }
-        raw = {"key_serializer": "raw", "value_serializer": "raw", "key_type": bytes, "value_type": bytes}
-        self.app.agent(self.app.topic(settings.topic("changes"), **raw), name="plan")(self._plan)
-        self.app.agent(self.app.topic(settings.topic("progress"), **raw), name="follow")(self._follow)
+        self.app.agent(self._topic("changes"), name="plan")(self._plan)
+        self.app.agent(self._topic("progress"), name="follow")(self._follow)
         self.app.timer(TICK_S)(self._tick)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    def _topic(self, kind: str) -> TopicT:
+        """A topic whose keys and values stay bytes."""
+        return self.app.topic(
+            self.settings.topic(kind),
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+        )
 
     @property
     def fatal(self) -> Exception | None:
@@ -49,6 +61,8 @@ class PlannerApp:
         return next((planner.fatal for planner in self.planners.values() if planner.fatal is not None), None)
 
     async def _plan(self, stream: StreamT[bytes]) -> None:
+        if not isinstance(stream, Stream):
+            raise TypeError("noack() is a method of faust.Stream")
         async for event in stream.noack().events():
             planner = self.planners.get(event.message.partition)
             if planner is not None:
@@ -64,7 +78,8 @@ class PlannerApp:
         for planner in self.planners.values():
             await planner.tick()
 
-    async def _revoked(self, _: object, revoked: set[TP], **__: object) -> None:
+    async def _revoked(self, *args: Any, signal: BaseSignalT[Any], **_: Any) -> None:  # noqa: ARG002
+        revoked: set[TP] = args[-1]
         for tp in revoked:
             if tp.topic == self.settings.topic("changes") and tp.partition in self.planners:
                 self.planners[tp.partition].lose()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from connectors.base import load_connector
 from pipeline.errors import ConfigError, RetriableError
-from topologies.kafka import make_admin
+from topologies.kafka import make_admin, until_answered
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
@@ -31,7 +32,7 @@ def rewind_groups(settings: Settings) -> None:
     wanted = []
     for stream in settings.streams:
         number = settings.numbers()[stream.name]
-        committed = _committed(settings, group, TopicPartition(topic, number))
+        committed = _committed(admin, group, TopicPartition(topic, number))
         ledger = _ledger_offset(stream)
         if committed > ledger >= 0:
             log.warning(
@@ -51,17 +52,15 @@ def rewind_groups(settings: Settings) -> None:
         ) from error
 
 
-def _committed(settings: Settings, group: str, where: TopicPartition) -> int:
-    request = [ConsumerGroupTopicPartitions(group, [where])]
-    try:
-        for future in make_admin(settings).list_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
+def _committed(admin: AdminClient, group: str, where: TopicPartition) -> int:
+    def ask() -> int:
+        request = [ConsumerGroupTopicPartitions(group, [where])]
+        for future in admin.list_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
             for found in future.result().topic_partitions or []:
                 return int(found.offset)
-    except KafkaException as error:
-        if error.args[0].name() in ("GROUP_ID_NOT_FOUND", "INVALID_GROUP_ID"):
-            return -1
-        raise RetriableError(f"group {group}: {error.args[0].str()}") from error
-    return -1
+        return -1
+
+    return until_answered(ask, f"group {group}: reading its offsets")
 
 
 def _ledger_offset(stream: StreamConfig) -> int:

@@ -51,21 +51,23 @@ class KafkaSettings(_Model):
     """`[kafka]`: the broker between the stages."""
 
     bootstrap_servers: str = Field(
-        "embedded",
+        default="embedded",
         min_length=1,
         description='`host:port,...`, or `"embedded"`: a broker started by `headrace run` (extra `embedded`)',
     )
     data_dir: Path = Field(
-        Path(".headrace"), description="directory of the embedded broker's log; unused with an outside broker"
+        default=Path(".headrace"), description="directory of the embedded broker's log; unused with an outside broker"
     )
     topic_prefix: str = Field(
-        "headrace",
+        default="headrace",
         pattern=r"^[a-zA-Z0-9._-]{1,100}$",
         description="first part of every topic's and consumer group's name",
     )
-    replication_factor: int = Field(1, ge=1, le=32, description="replicas of the topics that Headrace creates")
+    replication_factor: int = Field(default=1, ge=1, le=32, description="replicas of the topics that Headrace creates")
     retention_hours: int = Field(
-        168, ge=1, description="how long `changes` and `units` are kept; must exceed the longest outage of the target"
+        default=168,
+        ge=1,
+        description="how long `changes` and `units` are kept; must exceed the longest outage of the target",
     )
     options: dict[str, Scalar] = Field(
         default_factory=dict, description="any librdkafka option, for every client (TLS, SASL, timeouts)"
@@ -84,7 +86,7 @@ class SourceConfig(_Model):
     snapshot: Literal["initial", "never"] = Field(
         "initial", description="`initial` copies the tables first; `never` replicates changes only"
     )
-    linger_ms: float = Field(1.0, ge=0, le=1000, description="how long a change batch may wait for more transactions")
+    linger_ms: float = Field(5.0, ge=0, le=1000, description="how long a change batch may wait for more transactions")
     batch_transactions_max: int = Field(1000, ge=1, le=10_000, description="transactions in one change batch")
     batch_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024, description="row bytes in one change batch")
 

@@ -127,6 +127,8 @@ def _check(admin: AdminClient, settings: Settings, topic: Topic, actual: int, st
 
 
 def _check_cleanup(admin: AdminClient, settings: Settings, topics: list[Topic]) -> None:
+    if not topics:
+        return  # the client refuses an empty request
     resources = {ConfigResource(ResourceType.TOPIC, settings.topic(topic.kind)): topic for topic in topics}
     for resource, future in admin.describe_configs(list(resources), request_timeout=TIMEOUT_S).items():
         topic = resources[resource]

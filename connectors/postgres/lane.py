@@ -48,6 +48,8 @@ class PostgresLane:
             settings.dsn, f"headrace {stream} lane {lane}",
             synchronous_commit=settings.synchronous_commit, idle_in_transaction_session_timeout="10min", **SESSION,
         )  # fmt: skip
+        # psycopg answers a ROLLBACK with DEALLOCATE ALL once it has prepared anything: the pipeline prepares.
+        self._conn.prepare_threshold = None
         self._enforced = settings.session_replication_role == "origin"
         with translated(f"{self._where}: preparing the session"):
             self._conn.execute(
@@ -56,7 +58,7 @@ class PostgresLane:
             catalogue = read_catalogue(self._conn)
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         self._pipeline = StatementPipeline(self._conn)
-        self._sets = SetWriter(self._conn, catalogue, apply_ranks(catalogue))
+        self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
         self._rows = RowWriter(self._conn, self._pipeline, catalogue)
 
     def lane_row(self) -> LaneRow:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import psycopg
 from psycopg import errors, pq
@@ -20,7 +20,6 @@ from schemas.rows import Field
 # Statements between two synchronisations: their replies (40 bytes each) must fit the socket's buffer,
 # since nothing is read while they are sent.
 STATEMENTS_MAX = 200
-PREPARED_MAX = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,7 @@ class StatementPipeline:
         self._pgconn = conn.pgconn
         self._encoding = conn.info.encoding
         self._prepared: dict[bytes, bytes] = {}
+        self._numbers = count()
 
     def run(self, statements: Iterable[Statement]) -> list[int]:
         """Run all; return affected rows a statement. Raises the first error, after which none has run."""
@@ -59,7 +59,7 @@ class StatementPipeline:
         for statement in chunk:
             name = self._prepared.get(statement.sql)
             if name is None:
-                name = b"headrace_%d" % len(self._prepared)
+                name = b"headrace_%d" % next(self._numbers)
                 self._prepared[statement.sql] = name
                 fresh.append(statement.sql)
                 self._pgconn.send_prepare(name, statement.sql)
@@ -71,8 +71,8 @@ class StatementPipeline:
             return self._collect(expected)
         except psycopg.Error:
             for sql in fresh:
-                # Whether it was prepared before the error is unknown: prepare under a new name next time.
-                self._prepared[sql + b" "] = self._prepared.pop(sql)
+                # Whether it was prepared before the error is unknown: it gets a new name next time.
+                del self._prepared[sql]
             raise
 
     def _collect(self, expected: list[bool]) -> list[int]:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.mapping import TableMap, map_table, type_name
+from connectors.postgres.pipelined import Statement, StatementPipeline
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.netchange import NetTable
 from schemas.change_batch import Relation
@@ -105,8 +106,15 @@ def _names(mapped: TableMap, columns: list[int]) -> sql.Composed:
 class SetWriter:
     """Applies net changes on one connection, inside the caller's transaction."""
 
-    def __init__(self, conn: psycopg.Connection, catalogue: Catalogue, ranks: dict[TableName, int]) -> None:
+    def __init__(
+        self,
+        conn: psycopg.Connection,
+        pipeline: StatementPipeline,
+        catalogue: Catalogue,
+        ranks: dict[TableName, int],
+    ) -> None:
         self._conn = conn
+        self._pipeline = pipeline
         self._catalogue = catalogue
         self._ranks = ranks
         self._statements: dict[Relation, _Statements] = {}
@@ -140,6 +148,10 @@ class SetWriter:
                 self._insert(table)
         return sum(table.rows for table in tables), missing
 
+    def _run(self, statement: sql.Composed) -> int:
+        """Run a prepared statement; return the rows it touched."""
+        return self._pipeline.run([Statement(statement.as_bytes(self._conn), [], [])])[0]
+
     def _for(self, relation: Relation) -> _Statements:
         found = self._statements.get(relation)
         if found is None:
@@ -152,12 +164,12 @@ class SetWriter:
         count = len(statements.keys).to_bytes(2, "big")
         pieces = [count + key for key in table.deletes]
         self._fill(statements, statements.key_stage, statements.keys, pieces)
-        return len(pieces) - self._conn.execute(statements.delete(), prepare=True).rowcount
+        return len(pieces) - self._run(statements.delete())
 
     def _update(self, table: NetTable, mask: bytes, rows: list[bytes]) -> int:
         statements = self._for(table.relation)
         self._fill(statements, statements.row_stage, statements.everything, rows)
-        return len(rows) - self._conn.execute(statements.update(mask), prepare=True).rowcount
+        return len(rows) - self._run(statements.update(mask))
 
     def _insert(self, table: NetTable) -> None:
         statements = self._for(table.relation)
@@ -165,7 +177,7 @@ class SetWriter:
             self._copy(statements.copy_direct(), table.inserts)
             return
         self._fill(statements, statements.row_stage, statements.everything, table.inserts)
-        self._conn.execute(statements.insert(), prepare=True)
+        self._run(statements.insert())
 
     def _fill(self, statements: _Statements, stage: str, columns: list[int], rows: Sequence[bytes]) -> None:
         if stage not in self._made:
