@@ -107,6 +107,23 @@ def drop(
     raise typer.Exit(commands.drop(config, stream, sure=yes))
 
 
+@app.command()
+def demo(
+    transactions: Annotated[int, typer.Option("--transactions", min=100, help="Transactions to write.")] = 20_000,
+    lanes: Annotated[int, typer.Option("--lanes", min=1, max=16, help="Parallel apply lanes.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Of the workload.")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the result there.")] = None,
+    html: Annotated[Path, typer.Option("--html", help="Page with plots.")] = Path("headrace-demo.html"),
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="An empty directory; default: a new one.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the data directory.")] = False,
+) -> None:
+    """Replicate a live workload between two PostgreSQL servers, crash on the way, compare every row."""
+    from headrace.demo.command import demo as run_it
+    from headrace.demo.run import Options
+
+    raise typer.Exit(run_it(Options(transactions, lanes, seed, keep, data_dir), json, html))
+
+
 def main() -> None:
     """Entry point of the script `headrace`."""
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from headrace.configuration import read_settings
 from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TEMPFAIL, setup_logging
 from headrace.embedded import EmbeddedKafka, embedded_kafka
-from headrace.roles import StopFlag
+from headrace.roles import StopFlag, follow_supervisor
 from topologies.settings import EMBEDDED
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def supervise(config: Path, *, apply: int, verbose: bool) -> int:
     settings = read_settings(config)
     stop = StopFlag()
     stop.install()
+    follow_supervisor()
     env = {**os.environ, ENV_SUPERVISOR: str(os.getpid())}
     if settings.kafka.bootstrap_servers != EMBEDDED:
         return Supervisor(_children(config, env, apply=apply, verbose=verbose), None, stop).run()
