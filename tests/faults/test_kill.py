@@ -1,0 +1,42 @@
+"""kill -9 of every role, again and again, under a load that shows what is torn, lost or applied twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.bank import BankLoad, create_bank
+from tests.support.fixtures import MakeRig
+from tests.support.rig import ROLES
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(150)]
+
+# A killed member of a consumer group is missed for its session timeout (6 s): fewer rounds for those.
+ROUNDS = {"capture": 8, "plan": 2, "apply": 3}
+BETWEEN = 60  # transfers that reach the target between two kills
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_one_role_is_killed_again_and_again(make_rig: MakeRig, role: str) -> None:
+    rig = make_rig()
+    create_bank(rig)
+    rig.start()
+    rig.wait_until_equal()
+    with BankLoad(rig) as load:
+        for _ in range(ROUNDS[role]):
+            load.wait_for_transfers(BETWEEN)
+            rig.kill(role)
+        load.wait_for_transfers(BETWEEN)
+        load.finish()
+
+
+def test_all_roles_are_killed_at_once(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    create_bank(rig)
+    rig.start()
+    rig.wait_until_equal()
+    with BankLoad(rig) as load:
+        for _ in range(3):
+            load.wait_for_transfers(BETWEEN)
+            rig.kill(*ROLES)
+        load.wait_for_transfers(BETWEEN)
+        load.finish()

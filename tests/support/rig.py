@@ -1,0 +1,315 @@
+"""A stream whose roles are child processes, to be killed, paused and restarted at will.
+
+Nothing is left running: `close` ends the roles, and the kernel ends them if the test process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from confluent_kafka.admin import AdminClient
+
+from connectors.base import StreamRow, TableCheck
+from connectors.postgres.admin import PostgresSourceAdmin
+from connectors.postgres.ledger import PostgresLedger
+from connectors.postgres.verify import verify_tables
+from pipeline.errors import HeadraceError
+from topologies.settings import Settings, StreamConfig, load_settings
+from topologies.topics import TOPICS
+
+ROLES = ("capture", "plan", "apply")
+POLL_S = 0.05
+WAIT_S = 50.0  # how long a condition may take on a machine that is busy with something else
+LOG_LINES = 25  # of each role, in a failure's message
+EX_OPERATOR = 78  # a role that ends so waits for an operator: restarting it changes nothing
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(slots=True)
+class Role:
+    """A role's process; it is started anew when it ends, while `wanted`."""
+
+    name: str
+    log_path: Path
+    process: subprocess.Popen[bytes] | None = None
+    wanted: bool = True
+    codes: list[int] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs (or is paused)."""
+        return self.process is not None and self.process.poll() is None
+
+
+class Rig:
+    """One stream between two databases, with a topic prefix of its own.
+
+    `source` and `target` are further settings of those sections. Roles are named after what they do; a
+    second one of a kind has a suffix: "apply-2".
+    """
+
+    def __init__(
+        self, directory: Path, kafka: str, source_dsn: str, target_dsn: str, *,
+        source: Mapping[str, object] | None = None, target: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        self.stream = f"t{uuid.uuid4().hex[:10]}"
+        self.source_dsn, self.target_dsn = source_dsn, target_dsn
+        self._directory = directory
+        self._config_path = directory / f"{self.stream}.toml"
+        self._config_path.write_text(
+            _toml(self.stream, kafka, {"dsn": source_dsn, **(source or {})}, {"dsn": target_dsn, **(target or {})})
+        )
+        self.settings: Settings = load_settings(self._config_path)
+        self.config: StreamConfig = self.settings.streams[0]
+        self.roles: dict[str, Role] = {}
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        # Starts every process: the kernel ties "end with your parent" to the thread that started a child.
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._keeper.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- processes -----------------------------------------------------------------------------
+
+    def start(self, *names: str) -> None:
+        """Start roles (default: one of each) and keep them running until `stop` or `kill(..., again=False)`."""
+        with self._lock:
+            for name in names or ROLES:
+                role = self.roles.setdefault(name, Role(name, self._directory / f"{self.stream}-{name}.log"))
+                role.wanted = True
+        self.until(lambda: all(self.roles[name].process is not None for name in names or ROLES), "roles start")
+
+    def kill(self, *names: str, again: bool = True) -> None:
+        """End roles with SIGKILL, all at once; they are started again, unless told otherwise."""
+        with self._lock:
+            roles = [self.roles[name] for name in names]
+            for role in roles:
+                role.wanted = again
+            for role in roles:
+                if role.process is not None:
+                    role.process.kill()
+
+    def stop(self, *names: str) -> list[int]:
+        """End roles with SIGTERM, in order and for good; returns their exit codes."""
+        codes = []
+        for name in names:
+            with self._lock:
+                role = self.roles[name]
+                role.wanted = False
+                process = role.process
+            if process is not None:
+                process.terminate()
+                process.wait(WAIT_S)
+            self.until(lambda role=role: role.process is None, f"{name} ends")  # type: ignore[misc]
+            codes.append(role.codes[-1])
+        return codes
+
+    def pause(self, name: str) -> None:
+        """Freeze a role (SIGSTOP)."""
+        self._signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a frozen role go on (SIGCONT)."""
+        self._signal(name, signal.SIGCONT)
+
+    def _signal(self, name: str, signum: signal.Signals) -> None:
+        process = self.roles[name].process
+        if process is None:
+            raise AssertionError(self._report(f"{name} does not run"))
+        process.send_signal(signum)
+
+    def pid(self, name: str) -> int:
+        """The process id of a running role."""
+        process = self.roles[name].process
+        return process.pid if process is not None else -1
+
+    def wait_for_end(self, name: str) -> int:
+        """Wait until a role has ended and will not be started again by itself; returns its exit code."""
+        role = self.roles[name]
+        self.until(lambda: bool(role.codes) and role.codes[-1] == EX_OPERATOR, f"{name} gives up", failing=False)
+        return role.codes[-1]
+
+    def _keep(self) -> None:
+        while not self._closing.wait(POLL_S):
+            with self._lock:
+                for role in self.roles.values():
+                    self._keep_role(role)
+
+    def _keep_role(self, role: Role) -> None:
+        if role.process is not None:
+            code = role.process.poll()
+            if code is None:
+                return
+            role.codes.append(code)
+            role.process = None
+            if code == EX_OPERATOR:
+                role.wanted = False
+        if role.wanted:
+            with role.log_path.open("ab") as log:
+                role.process = subprocess.Popen(
+                    [sys.executable, "-m", "headrace.cli", role.name.partition("-")[0], "-c", str(self._config_path)],
+                    cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    env={**os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid())},
+                )  # fmt: skip
+
+    def close(self) -> None:
+        """End all roles and delete the stream's topics."""
+        with self._lock:
+            for role in self.roles.values():
+                role.wanted = False
+                if role.process is not None:
+                    role.process.kill()
+        self._closing.set()
+        self._keeper.join()
+        for role in self.roles.values():
+            if role.process is not None:
+                role.process.wait()
+        self._delete_topics()
+
+    def _delete_topics(self) -> None:
+        """Sixty partitions a test would slow the session's broker down; one that is away is left alone."""
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers, "log_level": 0})
+        names = [self.settings.topic(topic.kind) for topic in TOPICS]
+        for future in admin.delete_topics(names, operation_timeout=0, request_timeout=5).values():
+            with contextlib.suppress(Exception):
+                future.result()
+
+    # ---- logs ----------------------------------------------------------------------------------
+
+    def log(self, name: str) -> str:
+        """What a role has logged, over all its lives."""
+        path = self.roles[name].log_path
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_for_log(self, name: str, text: str) -> None:
+        """Wait until a role has logged `text`."""
+        self.until(lambda: text in self.log(name), f"{name} logs {text!r}", failing=False)
+
+    def _report(self, what: str) -> str:
+        lines = [what]
+        for name, role in self.roles.items():
+            state = "runs" if role.alive else "does not run"
+            lines.append(f"---- {name} ({state}; ended with {role.codes}): its last lines")
+            lines += self.log(name).splitlines()[-LOG_LINES:]
+        return "\n".join(lines)
+
+    # ---- conditions ----------------------------------------------------------------------------
+
+    def until(
+        self, condition: Callable[[], object], what: str, *, failing: bool = True, timeout_s: float = WAIT_S
+    ) -> None:
+        """Poll `condition` until it is true. Errors of servers that are away count as false.
+
+        With `failing`, a role that gave up ends the wait at once.
+        """
+        end_s = time.monotonic() + timeout_s
+        last = ""
+        while True:
+            try:
+                if condition():
+                    return
+            except (psycopg.Error, HeadraceError) as error:
+                last = f" (last error: {error})"
+            if failing and any(role.codes[-1:] == [EX_OPERATOR] for role in self.roles.values()):
+                raise AssertionError(self._report(f"a role gave up while this was awaited: {what}{last}"))
+            if time.monotonic() > end_s:
+                raise AssertionError(self._report(f"not in {timeout_s:.0f} s: {what}{last}"))
+            time.sleep(POLL_S)
+
+    def stream_row(self) -> StreamRow | None:
+        """The stream's row in the ledger."""
+        with contextlib.closing(PostgresLedger(self.stream, self.config.target_settings())) as ledger:
+            return ledger.stream_row()
+
+    def wait_until_applied(self, *, timeout_s: float = WAIT_S) -> None:
+        """Wait until everything committed at the source so far is applied: a marker is passed."""
+        admin = PostgresSourceAdmin(self.stream, self.config.source_settings())
+        marks: list[tuple[int, int]] = []
+
+        def passed() -> bool:
+            row = self.stream_row()
+            if row is None or not row.generation:
+                return False
+            if not marks or marks[-1][0] != row.generation:  # a marker from before a slot never comes out of it
+                marks.append((row.generation, admin.mark()))
+            return row.watermark >= marks[-1][1]
+
+        self.until(passed, "everything is applied", timeout_s=timeout_s)
+
+    def wait_until_equal(self, *tables: str, timeout_s: float = WAIT_S) -> None:
+        """Wait until everything is applied, then compare source and target (only `tables`, if given)."""
+        self.wait_until_applied(timeout_s=timeout_s)
+        wrong = [check for check in self.compare(*tables) if check.differences]
+        if wrong:
+            raise AssertionError(self._report(f"source and target differ: {wrong}"))
+
+    def compare(self, *tables: str) -> list[TableCheck]:
+        """Compare source and target as they are now."""
+        checks = list(verify_tables(self.config.source_settings(), self.config.target_settings()))
+        return [check for check in checks if not tables or check.table.removeprefix("public.") in tables]
+
+    # ---- databases -----------------------------------------------------------------------------
+
+    def both(self, *statements: str) -> None:
+        """Run statements on source and target, each by itself."""
+        for dsn in (self.source_dsn, self.target_dsn):
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                for statement in statements:
+                    conn.execute(statement.encode())
+
+    def source(self, *statements: str) -> None:
+        """Run statements on the source in one transaction."""
+        with psycopg.connect(self.source_dsn) as conn:
+            for statement in statements:
+                conn.execute(statement.encode())
+
+    def target_rows(self, query: str) -> list[tuple[object, ...]]:
+        """The rows of a query on the target."""
+        with psycopg.connect(self.target_dsn, autocommit=True) as conn:
+            return conn.execute(query.encode()).fetchall()
+
+    def source_rows(self, query: str) -> list[tuple[object, ...]]:
+        """The rows of a query on the source."""
+        with psycopg.connect(self.source_dsn, autocommit=True) as conn:
+            return conn.execute(query.encode()).fetchall()
+
+
+def _toml(stream: str, kafka: str, source: Mapping[str, object], target: Mapping[str, object]) -> str:
+    lines = ["[kafka]", f'bootstrap_servers = "{kafka}"', f'topic_prefix = "{stream}"']
+    lines += ["[[streams]]", f'name = "{stream}"', "[streams.source]", *_settings(source)]
+    return "\n".join([*lines, "[streams.target]", *_settings(target), ""])
+
+
+def _settings(values: Mapping[str, object]) -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{name} = {_toml_value(value)}"
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return str(value)
