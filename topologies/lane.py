@@ -246,12 +246,13 @@ class LaneWorker(threading.Thread):
         self._open_first_seq = -1
         self._row = self._with_target(lambda target: target.lane_row())
         log.info("lane %s: epoch %d seq %d refused: %s", self.name, last.unit.epoch, last.unit.seq, fenced.value)
-        if fenced is Fenced.STALE and not self._is_old(last):
-            # A group whose first units were applied by someone else: go on with what is left.
-            for queued in group:
-                if not self._is_old(queued) and not self._settled([queued], self._commit([queued], serial=False)):
-                    return False
-            return True
+        if fenced is Fenced.UNCHANGED or (fenced is Fenced.STALE and not self._is_old(last)):
+            # The row moved meanwhile, or a part of the group is applied: go on with what is left.
+            return all(
+                self._settled([queued], self._commit([queued], serial=False))
+                for queued in group
+                if not self._is_old(queued)
+            )
         if fenced is Fenced.AHEAD:
             raise StreamStoppedError(
                 f"stream {self.stream}: units of epoch {last.unit.epoch} meet a ledger of epoch {self._row.epoch}: the "
@@ -264,7 +265,7 @@ class LaneWorker(threading.Thread):
             self._failed_epoch = last.unit.epoch
             return False
         self.done_offset = max(self.done_offset, last.offset + 1)
-        return fenced is Fenced.STALE
+        return True
 
     def _progress(self, group: list[QueuedUnit], applied: Applied) -> Progress:
         last = group[-1]

@@ -53,7 +53,7 @@ class StreamPlanner:
         self._news = asyncio.Event()
         self._news_at_s = 0.0
         self._lock = asyncio.Lock()
-        self._stale = False
+        self._undelivered = ""
 
     async def take(self, event: EventT[bytes]) -> None:
         """Plan one change record. Never raises: errors stop the application."""
@@ -64,8 +64,6 @@ class StreamPlanner:
 
     async def _take(self, event: EventT[bytes]) -> None:
         async with self._lock:
-            if self._stale:
-                self.lose()
             planner = self._planner or await self._take_over()
         offset = event.message.offset
         if offset < self._next_offset:
@@ -88,7 +86,6 @@ class StreamPlanner:
         target = self._stream.target
         self._planner = Planner(self._stream.name, start, rules, lanes=target.lanes, order=target.order)
         self._next_offset = -1
-        self._retired.clear()
         log.info(
             "stream %s: planning from position %d (generation %d) in epoch %d; %d transactions above it are applied",
             self._stream.name, start.watermark, start.generation, start.epoch, sum(map(len, start.applied.values())),
@@ -116,9 +113,7 @@ class StreamPlanner:
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            # A missing unit is a gap that the lane would report; taking over at once is quicker.
-            log.warning("stream %s: a unit was not delivered (%s); planning again", self._stream.name, error.str())
-            self._stale = True
+            self._undelivered = error.str()
 
     async def follow(self, value: bytes) -> None:
         """Take one progress record."""
@@ -143,6 +138,7 @@ class StreamPlanner:
             old = self._planner
             if old is None:
                 return
+            await self._advance(old)
             windows = [*old.windows]
             planner = await self._take_over()
             self._next_offset = windows[-1].end_offset if windows else -1
@@ -150,7 +146,8 @@ class StreamPlanner:
                 if not window.record:
                     raise RetriableError(f"stream {self._stream.name}: a large transaction has to be read again")
                 batch = decode_batch(window.record)
-                if batch.positions and batch.positions[0] <= failure.position <= batch.last_position:
+                failed = batch.positions and batch.positions[0] <= failure.position <= batch.last_position
+                if failed and failure.sqlstate:  # without one a unit was missing, and none was refused
                     planner.plan_serially(batch.last_position)
                 self._send(planner.offer(batch, window.record, window.end_offset, window.token, time.time_ns() // 1000))
 
@@ -188,6 +185,8 @@ class StreamPlanner:
             planner = self._planner
             if planner is None or self.fatal is not None:
                 return
+            if self._undelivered:
+                raise RetriableError(f"stream {self._stream.name}: a unit was not delivered: {self._undelivered}")
             if planner.windows and time.monotonic() - self._news_at_s > STALL_S:
                 await self._ask_ledger()
             if self._retired:
@@ -204,9 +203,10 @@ class StreamPlanner:
         time_us = max(window.commit_time_us for window in windows)
         position = (planner.epoch, last.generation, last.last_position, time_us, last.end_offset)
         if not await self._with_ledger(lambda ledger: ledger.advance(*position)):
-            log.warning("stream %s: epoch %d was superseded; taking over", self._stream.name, planner.epoch)
-            self._stale = True
-            return
+            # The records planned here were not acknowledged: whoever starts next reads them again.
+            raise RetriableError(
+                f"stream {self._stream.name}: another planner took over from epoch {planner.epoch}; this one starts again"
+            )
         for window in windows:
             self._retired.popleft()
             if isinstance(window.token, EventT):
@@ -242,7 +242,6 @@ class StreamPlanner:
     def lose(self) -> None:
         """Forget everything: the partition went to another worker, or another planner took over."""
         self._planner = None
-        self._stale = False
         self._next_offset = -1
         self._retired.clear()
         self._news.set()
