@@ -11,13 +11,18 @@ from pipeline.errors import RetriableError
 from schemas.change_batch import ChangeBatch, decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Progress, decode_progress
-from topologies.kafka import last_record, make_consumer, raise_if_fatal
+from topologies.kafka import last_record, make_admin, make_consumer, raise_if_fatal
 from topologies.settings import Settings
 from topologies.topics import TIMEOUT_S
 
 RECENT_S = 60.0
 POLL_S = 0.2
 DEAD_LETTERS_MAX = 10_000  # counted at most: each is a whole transaction that has to be fetched
+
+
+def has_topics(settings: Settings) -> bool:
+    """Whether the topics are there: the first role to start makes them all. Raises KafkaException."""
+    return settings.topic("changes") in make_admin(settings).list_topics(timeout=TIMEOUT_S).topics
 
 
 def recent_progress(settings: Settings, number: int) -> list[Progress]:
@@ -36,7 +41,12 @@ def recent_progress(settings: Settings, number: int) -> list[Progress]:
 
 
 def newest_batch(settings: Settings, number: int) -> ChangeBatch | None:
-    """The last change batch of stream `number`. Raises RetriableError, SchemaError."""
+    """The last change batch of stream `number`; None when there is none, or no topic.
+
+    Raises RetriableError, SchemaError, KafkaException.
+    """
+    if not has_topics(settings):
+        return None
     record = last_record(settings, settings.topic("changes"), number)
     return decode_batch(record) if record is not None else None
 
@@ -54,6 +64,8 @@ def count_dead_letters(settings: Settings, partitions: int, stream: str) -> int:
 
 def _read(settings: Settings, starts: list[TopicPartition], *, by_time: bool = False) -> Iterator[Message]:
     """Yield what lies between `starts` (offsets, or times in ms) and the present ends of the partitions."""
+    if not has_topics(settings):
+        return
     consumer = make_consumer(settings, settings.group("watch"))
     try:
         if by_time:

@@ -75,6 +75,7 @@ def _home(options: Options, console: Console) -> Iterator[Path]:
     if home is None:
         home = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o711)  # as root, PostgreSQL runs as another user, who has to pass through
     try:
         yield home.absolute()
     finally:

@@ -1,0 +1,175 @@
+"""Running `headrace` inside the test, or as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from headrace import cli
+from headrace.embedded import EmbeddedKafka
+
+DEADLINE_S = 40.0
+Starter = Callable[["Role"], "Role"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Setup:
+    """A configuration with a stream and topics of its own. Change the fields, then use it."""
+
+    path: Path
+    source: str
+    target: str
+    servers: str
+    stream: str = field(default_factory=lambda: f"s{uuid.uuid4().hex[:10]}")
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """The topics' prefix."""
+        return f"t-{self.stream}"
+
+    def write(self) -> Path:
+        """Write the file. `more` holds further lines by section: kafka, stream, source, target."""
+        extra = {name: self.more.get(name, "") for name in ("kafka", "stream", "source", "target")}
+        self.path.write_text(f"""
+[kafka]
+bootstrap_servers = "{self.servers}"
+topic_prefix = "{self.prefix}"
+{extra["kafka"]}
+[[streams]]
+name = "{self.stream}"
+{extra["stream"]}
+[streams.source]
+dsn = "{self.source}"
+{extra["source"]}
+[streams.target]
+dsn = "{self.target}"
+{extra["target"]}
+""")
+        return self.path
+
+    def run(self, command: str, *arguments: str) -> Outcome:
+        """Run a command that ends by itself, inside this process."""
+        return invoke(command, "-c", str(self.write()), *arguments)
+
+    def start(self, command: str, *arguments: str) -> Role:
+        """Start a command as a process."""
+        return Role([command, "-c", str(self.write()), *arguments])
+
+
+class Role:
+    """A process of `headrace`; its output is in `text()`."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._file = io.BytesIO()
+        read, write = os.pipe()
+        self._process = subprocess.Popen([sys.executable, "-m", "headrace.cli", *arguments], stdout=write, stderr=write)
+        os.close(write)
+        os.set_blocking(read, False)
+        self._read = read
+        self.pid = self._process.pid
+
+    def text(self) -> str:
+        """All it has said so far."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._read, 65536):
+                self._file.write(chunk)
+        return self._file.getvalue().decode()
+
+    def await_text(self, wanted: str, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until it has said `wanted`."""
+        end_s = time.monotonic() + timeout_s
+        while wanted not in self.text():
+            assert self._process.poll() is None, self.text()
+            assert time.monotonic() < end_s, self.text()
+            time.sleep(0.05)
+
+    def end(self, timeout_s: float = DEADLINE_S) -> int:
+        """Wait for its end; returns the exit code."""
+        return self._process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """Send SIGTERM; returns the exit code."""
+        self.terminate()
+        return self.end()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Make sure that it is gone."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._read)
+
+
+def invoke(*arguments: str) -> Outcome:
+    """Run `headrace` with these arguments inside this process."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["headrace", *arguments]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = before
+    return Outcome(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def setup(tmp_path: Path, kafka: EmbeddedKafka, source_db: str, target_db: str) -> Setup:
+    """A right configuration, and the table `items` on both sides with three rows at the source."""
+    for dsn in (source_db, target_db):
+        execute(dsn, "CREATE TABLE items (id int PRIMARY KEY, name text)")
+    execute(source_db, "INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 3) n")
+    return Setup(tmp_path / "headrace.toml", source_db, target_db, kafka.bootstrap_servers)
+
+
+@pytest.fixture
+def start() -> Iterator[Starter]:
+    """Hands over processes that end with the test."""
+    roles: list[Role] = []
+
+    def keep(role: Role) -> Role:
+        roles.append(role)
+        return role
+
+    yield keep
+    for role in roles:
+        role.close()
+
+
+def execute(dsn: str, *statements: str) -> None:
+    """Run statements, each committed by itself."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
