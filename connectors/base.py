@@ -181,7 +181,11 @@ class LaneTarget(Protocol):
         """
 
     def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
-        """Apply a part of a large transaction and leave the target transaction open for the next."""
+        """Apply a part of a large transaction and leave the target transaction open for the next.
+
+        `first` rolls an unfinished one back. No ledger row is locked before the last part, so a planner can
+        take over meanwhile; a unit of an older epoch is refused at the next part.
+        """
 
     def apply_last(self, group: UnitGroup) -> Applied:
         """Apply the last part of a large transaction and commit all its parts; fenced like `apply`."""
@@ -200,10 +204,16 @@ class Ledger(Protocol):
         """Create the ledger and the stream's rows if they are missing."""
 
     def takeover(self) -> Restart:
-        """Raise the epoch of the stream and all its lanes; return where to start. Rule 3."""
+        """Raise the epoch of the stream and all its lanes; return where to start. Rule 3.
+
+        Forgets the reason that stopped the stream: an operator starts it again.
+        """
 
     def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
-        """Move the watermark and delete `applied` rows below it; False when `epoch` was superseded."""
+        """Move the watermark and delete `applied` rows below it; False when `epoch` is not current."""
+
+    def is_current(self, epoch: int) -> bool:
+        """Whether `epoch` still rules: no other planner took over, no crash of the target lost commits of it."""
 
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row; None before the stream was ever started."""
@@ -216,9 +226,6 @@ class Ledger(Protocol):
 
     def totals(self) -> tuple[int, int]:
         """Transactions and rows applied since the stream began."""
-
-    def clear_stop(self) -> None:
-        """Forget the reason that stopped the stream: an operator starts it again."""
 
     def drop(self) -> list[str]:
         """Remove the stream's rows; return what was removed, a line each."""

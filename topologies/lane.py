@@ -32,6 +32,9 @@ GROUP_BYTES_MAX = 8 * 1024 * 1024
 IDLE_S = 0.1
 STALL_S = 0.1
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+HOLD_S = 2.0  # between two signs of life of a large transaction that waits for its next part
+REPEAT_S = 1.0  # a failure is reported until the planner has heard of it
+MAPPING_STATES = ("42P01", "42703")  # the target's catalogue, as it was when the lane connected, lacks something
 LAG_SAMPLES_MAX = 200  # of one target transaction
 
 
@@ -57,8 +60,9 @@ class LaneWorker(threading.Thread):
         self._target: LaneTarget | None = None
         self._row = LaneRow(0, 0, 0)
         self._stopping = threading.Event()
-        self._failed_epoch = -1
-        self._open_first_seq = -1
+        self._failure: Progress | None = None  # as reported; units of its epoch are dropped
+        self._open: tuple[int, int] | None = None  # epoch and first seq of a large transaction that has begun
+        self._due_s = 0.0
 
     # -- called by the consuming thread ----------------------------------------------------------
 
@@ -85,6 +89,10 @@ class LaneWorker(threading.Thread):
                 unit = self._take(IDLE_S)
                 if unit is not None:
                     self._handle(unit)
+                elif self._open is not None:
+                    self._hold_open()
+                if self._failure is not None:
+                    self._repeat_failure(self._failure)
         except (HeadraceError, SchemaError, RefusedError) as error:
             self.fatal = error
         except Exception as error:
@@ -106,9 +114,13 @@ class LaneWorker(threading.Thread):
         return unit
 
     def _handle(self, first: QueuedUnit) -> None:
-        if self._is_old(first) or first.unit.epoch == self._failed_epoch:
-            self.done_offset = first.offset + 1 if self._is_old(first) else self.done_offset
+        if self._is_old(first):
+            self.done_offset = first.offset + 1
             return
+        if self._failure is not None:
+            if first.unit.epoch <= self._failure.epoch:
+                return
+            self._failure = None
         if not self._wait(first):
             return
         group = [first]
@@ -143,9 +155,19 @@ class LaneWorker(threading.Thread):
         try:
             applied = self._commit(group, serial=False)
         except RefusedError as error:
+            if not group[0].batch.whole:
+                # The target has tried a part in order, and everything before it is applied: no way is left.
+                self._report_failure(group[0], error)
+                return
             log.info("lane %s: the target refused a merged group, applying in order: %s", self.name, error)
+            if error.sqlstate in MAPPING_STATES:
+                self._drop_target()
+            # Units that were applied already are refused by the rows they would repeat.
+            self._row = self._with_target(lambda target: target.lane_row())
             for queued in group:
-                if not self._apply_alone(queued):
+                if self._is_old(queued):
+                    self.done_offset = queued.offset + 1
+                elif not self._apply_alone(queued):
                     return
         else:
             self._settled(group, applied)
@@ -181,44 +203,78 @@ class LaneWorker(threading.Thread):
         unit, batch = queued.unit, queued.batch
         poison = unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"
         text = f"stream {self.stream}: the target refuses position {batch.last_position}: {error}"
-        failure = Failure(batch.last_position, error.sqlstate, text, poison)
-        self._publish(replace(self._progress([queued], Applied()), seq=unit.seq - 1, failure=failure))
-        self._failed_epoch = unit.epoch
+        self._fail([queued], unit.seq - 1, Failure(batch.last_position, error.sqlstate, text, poison))
         if poison:
             self._with_target(lambda target: target.stop_stream(text))
             raise StreamStoppedError(
                 f"{text}. Nothing of this transaction was applied; correct the target or the data, then start again."
             )
 
+    def _fail(self, group: list[QueuedUnit], seq: int, failure: Failure) -> None:
+        """Report a failure, and do nothing more in this epoch."""
+        self._failure = replace(self._progress(group, Applied()), seq=seq, failure=failure)
+        self._due_s = time.monotonic() + REPEAT_S
+        self._publish(self._failure)
+
+    def _repeat_failure(self, failure: Progress) -> None:
+        """Progress may be lost: report again until another epoch has begun."""
+        if time.monotonic() < self._due_s:
+            return
+        self._due_s = time.monotonic() + REPEAT_S
+        row = self._with_target(lambda target: target.lane_row())
+        if row.epoch > failure.epoch:
+            self._row, self._failure = row, None
+        else:
+            self._publish(failure)
+
+    def _hold_open(self) -> None:
+        """Keep a large transaction open between its parts, since the server ends idle ones; or give it up.
+
+        Raises RetriableError when it is lost: its parts have to be read again.
+        """
+        if self._open is None or time.monotonic() < self._due_s:
+            return
+        self._due_s = time.monotonic() + HOLD_S
+        row = self._open_target().lane_row()
+        if row.epoch != self._open[0]:
+            self._row, self._open = row, None
+            self._drop_target()
+
     def _commit(self, group: list[QueuedUnit], *, serial: bool) -> Applied:
         """Apply a group; on a lost connection read the lane row and decide. Raises RefusedError."""
         last = group[-1]
+        attempt = 0
         while True:
             try:
                 return self._call_target(self._unit_group(group, serial=serial), last)
             except RetriableError as error:
                 log.warning("%s; reading the ledger to see whether it was committed", error)
                 self._drop_target()
+                if self._stopping.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]):
+                    raise
+                attempt += 1
                 self._row = self._with_target(lambda target: target.lane_row())
+                if self._row.epoch != last.unit.epoch:
+                    return Applied(fenced=Fenced.STALE)
                 if self._is_old(last):
                     return Applied()
                 if not last.batch.whole:
                     raise
 
     def _call_target(self, group: UnitGroup, last: QueuedUnit) -> Applied:
-        target = self._open_target()
-        batch = last.batch
-        if batch.whole:
-            return target.apply(group)
-        if batch.part == 0 and self._open_first_seq < 0:
-            self._open_first_seq = group.first_seq
-        elif self._open_first_seq < 0:
+        target, batch = self._open_target(), last.batch
+        begun = self._open if self._open is not None and self._open[0] == group.epoch else None
+        if begun is not None:
+            # Parts that came before belong to the same target transaction, or were given up by the capture.
+            group = replace(group, first_seq=begun[1])
+        elif batch.part > 0:
             raise RetriableError(f"lane {self.name}: a part of a large transaction came without its beginning")
-        group = replace(group, first_seq=self._open_first_seq)
+        elif not batch.whole:
+            self._open = (group.epoch, group.first_seq)
         if not batch.last_part:
             return target.apply_part(group, first=batch.part == 0)
-        applied = target.apply_last(group)
-        self._open_first_seq = -1
+        applied = target.apply(group) if batch.whole else target.apply_last(group)
+        self._open = None
         return applied
 
     def _unit_group(self, group: list[QueuedUnit], *, serial: bool) -> UnitGroup:
@@ -243,28 +299,30 @@ class LaneWorker(threading.Thread):
 
     def _fenced(self, group: list[QueuedUnit], fenced: Fenced) -> bool:
         last = group[-1]
-        self._open_first_seq = -1
+        self._open = None
         self._row = self._with_target(lambda target: target.lane_row())
         log.info("lane %s: epoch %d seq %d refused: %s", self.name, last.unit.epoch, last.unit.seq, fenced.value)
-        if fenced is Fenced.UNCHANGED or (fenced is Fenced.STALE and not self._is_old(last)):
-            # The row moved meanwhile, or a part of the group is applied: go on with what is left.
-            return all(
-                self._settled([queued], self._commit([queued], serial=False))
-                for queued in group
-                if not self._is_old(queued)
-            )
+        if fenced is Fenced.STALE:
+            return self._apply_rest(group)
         if fenced is Fenced.AHEAD:
             raise StreamStoppedError(
                 f"stream {self.stream}: units of epoch {last.unit.epoch} meet a ledger of epoch {self._row.epoch}: the "
                 "target went back in time (restored?). Restart the planner: it rewinds to the ledger."
             )
-        if fenced is Fenced.GAP:
-            text = f"units before seq {group[0].unit.seq} are missing"
-            failure = Failure(group[0].batch.positions[0], "", text, poison=False)
-            self._publish(replace(self._progress(group, Applied()), seq=self._row.seq, failure=failure))
-            self._failed_epoch = last.unit.epoch
-            return False
-        self.done_offset = max(self.done_offset, last.offset + 1)
+        text = f"units before seq {group[0].unit.seq} are missing"
+        if fenced is Fenced.UNCHANGED:
+            text = "the target has been restarted since the planner took over: commits may be lost"
+        # No window is to blame (position 0): the planner takes over from the ledger.
+        self._fail(group, self._row.seq, Failure(0, "", text, poison=False))
+        return False
+
+    def _apply_rest(self, group: list[QueuedUnit]) -> bool:
+        """A group of which the first units or all were applied by someone else: go on with what is left."""
+        for queued in group:
+            if self._is_old(queued):
+                self.done_offset = queued.offset + 1
+            elif not self._settled([queued], self._commit([queued], serial=False)):
+                return False
         return True
 
     def _progress(self, group: list[QueuedUnit], applied: Applied) -> Progress:
@@ -284,7 +342,6 @@ class LaneWorker(threading.Thread):
     def _open_target(self) -> LaneTarget:
         if self._target is None:
             self._target = self._connect()
-            self._open_first_seq = -1
         return self._target
 
     def _drop_target(self) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, Message, Producer
 from faust.types import EventT
 
-from connectors.base import Ledger, load_connector
+from connectors.base import Ledger, RefusedError, load_connector
 from pipeline.conflicts import KeyRules
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 from pipeline.planner import Planner, Window
@@ -29,7 +29,7 @@ from topologies.settings import Settings, StreamConfig
 log = logging.getLogger(__name__)
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STALL_S = 0.1  # without news from the lanes for so long, the ledger itself is asked
-FLUSH_S = 10.0
+FULL_S = 0.05
 T = TypeVar("T")
 
 
@@ -45,6 +45,7 @@ class StreamPlanner:
         self._number = number
         self._stop = stop
         self._units_topic = settings.topic("units")
+        self._changes_topic = settings.topic("changes")
         self._ledger: Ledger | None = None
         self._producer: Producer | None = None
         self._planner: Planner | None = None
@@ -59,7 +60,7 @@ class StreamPlanner:
         """Plan one change record. Never raises: errors stop the application."""
         try:
             await self._take(event)
-        except (HeadraceError, SchemaError) as error:
+        except Exception as error:  # noqa: BLE001 - Faust would acknowledge the event and lose it
             await self._fail(error, event.message.offset)
 
     async def _take(self, event: EventT[bytes]) -> None:
@@ -69,6 +70,10 @@ class StreamPlanner:
         if offset < self._next_offset:
             self._redelivered(event)
             return
+        if 0 <= self._next_offset < offset:
+            raise RetriableError(
+                f"stream {self._stream.name}: offset {offset} came after {self._next_offset - 1}; reading again"
+            )
         while planner.full and planner is self._planner:
             await self._wait_for_news()
         async with self._lock:
@@ -77,7 +82,7 @@ class StreamPlanner:
             record = event.value
             units = self._planner.offer(decode_batch(record), record, offset + 1, event, time.time_ns() // 1000)
             self._next_offset = offset + 1
-            self._send(units)
+            await self._send(units)
             self._retire()
 
     async def _take_over(self) -> Planner:
@@ -101,15 +106,26 @@ class StreamPlanner:
                 return
         event.ack()
 
-    def _send(self, units: list[ApplyUnit]) -> None:
+    async def _send(self, units: list[ApplyUnit]) -> None:
         if self._producer is None:
             self._producer = make_producer(self._settings)
         for unit in units:
-            self._producer.produce(
-                self._units_topic, encode_unit(unit), key=f"{self._stream.name}/{unit.lane}",
-                partition=LANES_MAX * self._number + unit.lane, on_delivery=self._delivered,
-            )  # fmt: skip
+            record = encode_unit(unit)
+            while not self._produce(self._producer, unit.lane, record):  # noqa: ASYNC110 - librdkafka has no event
+                await asyncio.sleep(FULL_S)
         self._producer.poll(0)
+
+    def _produce(self, producer: Producer, lane: int, record: bytes) -> bool:
+        """Whether the producer took the record; it is full while the broker is away."""
+        try:
+            producer.produce(
+                self._units_topic, record, key=f"{self._stream.name}/{lane}",
+                partition=LANES_MAX * self._number + lane, on_delivery=self._delivered,
+            )  # fmt: skip
+        except BufferError:
+            producer.poll(0)
+            return False
+        return True
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
@@ -119,6 +135,10 @@ class StreamPlanner:
         """Take one progress record."""
         try:
             progress = decode_progress(value)
+        except SchemaError as error:
+            log.warning("stream %s: a progress record can't be read: %s", self._stream.name, error)
+            return
+        try:
             planner = self._planner
             if progress.stream != self._stream.name or planner is None or progress.epoch != planner.epoch:
                 return
@@ -127,7 +147,7 @@ class StreamPlanner:
                 await self._plan_again(progress.failure)
             self._retire()
             self._wake()
-        except (HeadraceError, SchemaError) as error:
+        except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
             await self._fail(error, -1)
 
     async def _plan_again(self, failure: Failure) -> None:
@@ -138,7 +158,9 @@ class StreamPlanner:
             old = self._planner
             if old is None:
                 return
+            log.warning("stream %s: planning again: %s", self._stream.name, failure.error)
             await self._advance(old)
+            self._planner = None  # nothing retires while the next epoch begins
             windows = [*old.windows]
             planner = await self._take_over()
             self._next_offset = windows[-1].end_offset if windows else -1
@@ -149,7 +171,8 @@ class StreamPlanner:
                 failed = batch.positions and batch.positions[0] <= failure.position <= batch.last_position
                 if failed and failure.sqlstate:  # without one a unit was missing, and none was refused
                     planner.plan_serially(batch.last_position)
-                self._send(planner.offer(batch, window.record, window.end_offset, window.token, time.time_ns() // 1000))
+                units = planner.offer(batch, window.record, window.end_offset, window.token, time.time_ns() // 1000)
+                await self._send(units)
 
     def _wake(self) -> None:
         self._news_at_s = time.monotonic()
@@ -165,6 +188,10 @@ class StreamPlanner:
     async def _ask_ledger(self) -> None:
         planner = self._planner
         if planner is None or self.fatal is not None:
+            return
+        if not await self._with_ledger(lambda ledger: ledger.is_current(planner.epoch)):
+            if planner is self._planner:
+                raise self._superseded(planner)
             return
         rows = await self._with_ledger(lambda ledger: ledger.lane_rows())
         for lane, row in rows.items():
@@ -192,7 +219,7 @@ class StreamPlanner:
             if self._retired:
                 async with self._lock:
                     await self._advance(planner)
-        except HeadraceError as error:
+        except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
             await self._fail(error, -1)
 
     async def _advance(self, planner: Planner) -> None:
@@ -203,14 +230,18 @@ class StreamPlanner:
         time_us = max(window.commit_time_us for window in windows)
         position = (planner.epoch, last.generation, last.last_position, time_us, last.end_offset)
         if not await self._with_ledger(lambda ledger: ledger.advance(*position)):
-            # The records planned here were not acknowledged: whoever starts next reads them again.
-            raise RetriableError(
-                f"stream {self._stream.name}: another planner took over from epoch {planner.epoch}; this one starts again"
-            )
+            raise self._superseded(planner)
         for window in windows:
             self._retired.popleft()
             if isinstance(window.token, EventT):
                 window.token.ack()
+
+    def _superseded(self, planner: Planner) -> RetriableError:
+        # The records planned here were not acknowledged: whoever starts next reads them again.
+        return RetriableError(
+            f"stream {self._stream.name}: epoch {planner.epoch} is over, since another planner took over or a crash of "
+            "the target may have lost commits; starting again"
+        )
 
     async def _with_ledger(self, call: Callable[[Ledger], T]) -> T:
         """Run a ledger call in a thread; reconnect with backoff while the target is away."""
@@ -250,6 +281,7 @@ class StreamPlanner:
         if self.fatal is not None:
             return
         self.fatal = error
-        place = f" (changes offset {offset})" if offset >= 0 else ""
-        log.error("stream %s: the planner stops%s: %s", self._stream.name, place, error)
+        place = f" at topic {self._changes_topic}, partition {self._number}, offset {offset}" if offset >= 0 else ""
+        expected = isinstance(error, (HeadraceError, SchemaError, RefusedError))
+        log.error("stream %s: the planner stops%s: %s", self._stream.name, place, error, exc_info=not expected)
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._stop()))

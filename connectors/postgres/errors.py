@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, HeadraceError, RetriableError
 
 # Classes of SQLSTATE that speak of the surroundings, not of the data: retried with backoff.
 _RETRIABLE_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
+_RETRIABLE_STATES = ("25P02", "25P03", "25P04")  # a session ended, or its transaction, for having idled
 # What an operator must change: authentication, missing objects and privileges, read-only target.
 _CONFIG_STATES = ("28000", "28P01", "3D000", "42501", "42P01", "42703", "42704", "3F000", "25006", "42883")
 _REFUSED_CLASSES = ("22", "23", "44", "P0", "27")
@@ -41,7 +42,7 @@ def translate(error: psycopg.Error, doing: str) -> HeadraceError | RefusedError:
         return RefusedError(text, state)
     if not state and any(phrase in str(error) for phrase in _PERMANENT_CONNECT):
         return ConfigError(text)
-    if not state or state[:2] in _RETRIABLE_CLASSES:
+    if not state or state in _RETRIABLE_STATES or state[:2] in _RETRIABLE_CLASSES:
         return RetriableError(text)
     return RefusedError(text, state)
 

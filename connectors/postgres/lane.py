@@ -19,7 +19,7 @@ from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.setbased import SESSION, SetWriter
 from pipeline.errors import RetriableError
-from pipeline.fence import LaneRow, judge
+from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
 from pipeline.tables_graph import apply_ranks, cyclic_tables
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
@@ -32,9 +32,15 @@ ROW_BY_ROW_MAX = 64
 _FENCE = (
     b"UPDATE headrace.lane SET seq = $1::int8, next_offset = $2::int8, transactions = transactions + $3::int8,"
     b" rows = rows + $4::int8 WHERE stream = $5::text AND lane = $6::int8 AND epoch = $7::int8 AND seq = $8::int8"
+    b" AND EXISTS (SELECT FROM headrace.incarnation i WHERE i.stream = $5::text AND i.epoch = $7::int8)"
 )
 _APPLIED = b"INSERT INTO headrace.applied VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::bytea)"
 _BEGIN = Statement(b"BEGIN", [], [])
+# A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
+_LIMITS = {
+    "idle_in_transaction_session_timeout": "10s", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3", "tcp_user_timeout": "15s",
+}  # fmt: skip
 
 
 class PostgresLane:
@@ -46,7 +52,7 @@ class PostgresLane:
         self._where = f"stream {stream}, lane {lane}: target {place(settings.dsn)}"
         self._conn = connect(
             settings.dsn, f"headrace {stream} lane {lane}",
-            synchronous_commit=settings.synchronous_commit, idle_in_transaction_session_timeout="10min", **SESSION,
+            synchronous_commit=settings.synchronous_commit, **_LIMITS, **SESSION,
         )  # fmt: skip
         # psycopg answers a ROLLBACK with DEALLOCATE ALL once it has prepared anything: the pipeline prepares.
         self._conn.prepare_threshold = None
@@ -59,6 +65,7 @@ class PostgresLane:
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         self._pipeline = StatementPipeline(self._conn)
         self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
+        self._part_rows = 0
         self._rows = RowWriter(self._conn, self._pipeline, catalogue)
 
     def lane_row(self) -> LaneRow:
@@ -95,6 +102,7 @@ class PostgresLane:
     def apply(self, group: UnitGroup) -> Applied:
         """Apply and commit; see `connectors.base.LaneTarget`."""
         with self._transaction(f"applying {_extent(group)}"):
+            self._roll_back_unfinished()
             rows = sum(batch.rows() for batch in group.batches)
             small = rows <= ROW_BY_ROW_MAX or group.serial
             if small and not _is_preparation(group):
@@ -121,27 +129,49 @@ class PostgresLane:
         """Apply a part and leave the transaction open; the last part goes through `apply_last`."""
         with self._transaction(f"applying a part of {_extent(group)}"):
             if first:
-                if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
-                    self._roll_back()
+                self._roll_back_unfinished()
                 self._conn.execute("BEGIN")
-                row = self._conn.execute(
-                    "SELECT FROM headrace.lane WHERE stream = %s AND lane = %s AND epoch = %s AND seq = %s FOR UPDATE",
-                    [self._stream, self._lane, group.epoch, group.first_seq - 1],
-                ).fetchone()
-                if row is None:
-                    return self._refused(group)
-            return self._write(group.batches)
+                self._part_rows = 0
+            self._require_begun()
+            # Looked at, not locked: a planner that takes over must not wait for parts that never come.
+            if not admits(self.lane_row(), group.epoch, group.first_seq):
+                return self._refused(group)
+            applied = self._write_part(group.batches)
+            self._part_rows += applied.rows
+            return applied
 
     def apply_last(self, group: UnitGroup) -> Applied:
         """Apply the last part of a large transaction and commit all of it."""
         with self._transaction(f"applying the end of {_extent(group)}"):
-            applied = self._write(group.batches)
+            self._require_begun()
+            applied = Applied(self._part_rows + self._write_part(group.batches).rows)
             if self._pipeline.run([self._fence(group, applied.rows)])[0] != 1:
                 return self._refused(group)
             self._pipeline.run([self._positions(group)])
             self._conn.execute("COMMIT")
             self._sets.forget()
             return applied
+
+    def _require_begun(self) -> None:
+        if self._conn.info.transaction_status == pq.TransactionStatus.IDLE:
+            raise RetriableError(f"{self._where}: the transaction of the earlier parts is gone; reading them again")
+
+    def _write_part(self, batches: Sequence[ChangeBatch]) -> Applied:
+        """Write a part set-based; what is refused so, in order. Earlier parts of the transaction stay."""
+        self._conn.execute("SAVEPOINT headrace_part")
+        try:
+            with translated(f"{self._where}: applying a part"):
+                applied = self._write(batches)
+        except RefusedError:
+            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_part")
+            self._sets.rolled_back()
+            applied = self._write_in_order(batches)
+        self._conn.execute("RELEASE SAVEPOINT headrace_part")
+        return applied
+
+    def _write_in_order(self, batches: Sequence[ChangeBatch]) -> Applied:
+        changes = list(self._rows.changes(batches))
+        return Applied(self._rows.check(changes, self._pipeline.run(change.statement for change in changes)))
 
     def _write(self, batches: Sequence[ChangeBatch]) -> Applied:
         """Write the batches set-based, or in order where merging can't be right."""
@@ -153,8 +183,7 @@ class PostgresLane:
             if any(table.relation.name in self._cyclic for table in tables):
                 raise Unmergeable("rows reference rows of the same table")
         except Unmergeable:
-            changes = list(self._rows.changes(batches))
-            return Applied(self._rows.check(changes, self._pipeline.run(c.statement for c in changes)))
+            return self._write_in_order(batches)
         rows, missing = self._sets.apply(tables)
         if missing:
             raise RefusedError(f"{self._where}: {missing} rows to update or delete were not there", "HR001")
@@ -163,7 +192,7 @@ class PostgresLane:
     def _prepare_snapshot(self, batches: Sequence[ChangeBatch]) -> None:
         """Empty what an unfinished snapshot left, and only in tables that were found empty at its start."""
         relations = [section.relation for batch in batches for section in batch.sections]
-        full = []
+        full = False
         for relation in relations:
             name = sql.Identifier(*relation.name)
             if self._conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(name)).fetchone() is None:
@@ -173,9 +202,11 @@ class PostgresLane:
                 )
             else:
                 self._check_ours(relation)
-                full.append(name)
+                full = True
         if full:
-            self._conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(full)))
+            # All in one statement: foreign keys between them would refuse a parent alone.
+            names = sql.SQL(", ").join(sql.Identifier(*relation.name) for relation in relations)
+            self._conn.execute(sql.SQL("TRUNCATE {}").format(names))
 
     def _check_ours(self, relation: Relation) -> None:
         found = self._conn.execute(
@@ -215,6 +246,11 @@ class PostgresLane:
                 if not self._conn.closed and not self._conn.broken:
                     self._roll_back()
                 raise
+
+    def _roll_back_unfinished(self) -> None:
+        """Give up a large transaction that the capture or another planner has begun anew."""
+        if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            self._roll_back()
 
     def _roll_back(self) -> None:
         self._sets.rolled_back()

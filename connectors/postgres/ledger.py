@@ -2,6 +2,10 @@
 
 Rows of `applied` hold the positions of one target transaction each; those wholly below the watermark are
 deleted as it advances.
+
+`incarnation` binds an epoch to this life of the server. With asynchronous commit a crash may lose the newest
+target transactions, which planner and lanes remember as applied; but crash recovery also empties an unlogged
+table, so after it the fence refuses every unit until a planner has taken over from what is really there.
 """
 
 from __future__ import annotations
@@ -54,8 +58,12 @@ CREATE TABLE IF NOT EXISTS headrace.snapshot_table (
     stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
     PRIMARY KEY (stream, schema_name, table_name)
 );
+CREATE UNLOGGED TABLE IF NOT EXISTS headrace.incarnation (stream text PRIMARY KEY, epoch bigint NOT NULL);
 """
-_STREAM = "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped FROM headrace.stream WHERE stream = %s"
+_STREAM = (
+    "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
+    " FROM headrace.stream WHERE stream = %s"
+)
 
 
 class PostgresLedger:
@@ -70,7 +78,7 @@ class PostgresLedger:
         """Create what is missing. Safe to call from several processes at once."""
         with translated(f"{self._where}: creating schema headrace"), self._conn.transaction():
             self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
-            there = self._conn.execute("SELECT to_regclass('headrace.snapshot_table')").fetchone()
+            there = self._conn.execute("SELECT to_regclass('headrace.incarnation')").fetchone()
             if there is None or there[0] is None:
                 self._conn.execute(_DDL)
             self._conn.execute(
@@ -86,7 +94,7 @@ class PostgresLedger:
         """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions."""
         with translated(f"{self._where}: taking over"), self._conn.transaction():
             row = self._conn.execute(
-                "UPDATE headrace.stream SET epoch = epoch + 1, updated_at = now() WHERE stream = %s"
+                "UPDATE headrace.stream SET epoch = epoch + 1, stopped = '', updated_at = now() WHERE stream = %s"
                 " RETURNING epoch, generation, watermark",
                 [self._stream],
             ).fetchone()
@@ -94,6 +102,11 @@ class PostgresLedger:
                 raise psycopg.errors.UndefinedObject("the stream has no row in headrace.stream")
             epoch, generation, watermark = row
             self._conn.execute("UPDATE headrace.lane SET epoch = %s, seq = 0 WHERE stream = %s", [epoch, self._stream])
+            self._conn.execute(
+                "INSERT INTO headrace.incarnation VALUES (%s, %s) ON CONFLICT (stream) DO UPDATE"
+                " SET epoch = excluded.epoch",
+                [self._stream, epoch],
+            )
             applied = self._applied(generation, watermark)
         return Restart(epoch, generation, watermark, applied)
 
@@ -115,9 +128,11 @@ class PostgresLedger:
             moved = self._conn.execute(
                 "UPDATE headrace.stream SET generation = %s, watermark = %s,"
                 " watermark_time_us = greatest(watermark_time_us, %s), changes_offset = %s, updated_at = now()"
-                " WHERE stream = %s AND epoch = %s AND (generation, watermark) <= (%s, %s)",
-                [generation, watermark, time_us, changes_offset, self._stream, epoch, generation, watermark],
-            )
+                " WHERE stream = %s AND epoch = %s AND (generation, watermark) <= (%s, %s)"
+                " AND EXISTS (SELECT FROM headrace.incarnation i WHERE i.stream = %s AND i.epoch = %s)",
+                [generation, watermark, time_us, changes_offset, self._stream, epoch, generation, watermark,
+                 self._stream, epoch],
+            )  # fmt: skip
             if moved.rowcount != 1:
                 return False
             self._conn.execute(
@@ -125,6 +140,14 @@ class PostgresLedger:
                 [self._stream, generation, watermark],
             )
         return True
+
+    def is_current(self, epoch: int) -> bool:
+        """Whether `epoch` still rules, in this life of the server."""
+        with translated(f"{self._where}: reading"):
+            row = self._conn.execute(
+                "SELECT epoch FROM headrace.incarnation WHERE stream = %s", [self._stream]
+            ).fetchone()
+        return row is not None and row[0] == epoch
 
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row, None when there is no ledger or no row."""
@@ -158,17 +181,12 @@ class PostgresLedger:
         with translated(f"{self._where}: reading the target's catalogue"):
             return read_catalogue(self._conn)
 
-    def clear_stop(self) -> None:
-        """Forget why the stream stopped."""
-        with translated(f"{self._where}: starting again"):
-            self._conn.execute("UPDATE headrace.stream SET stopped = '' WHERE stream = %s", [self._stream])
-
     def drop(self) -> list[str]:
         """Remove the stream's rows, and the schema with its last stream."""
         if self.stream_row() is None:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
-            for table in ("applied", "snapshot_table", "lane", "stream"):
+            for table in ("applied", "snapshot_table", "incarnation", "lane", "stream"):
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),
                     [self._stream],
