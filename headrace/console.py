@@ -73,7 +73,7 @@ def exit_code(error: BaseException, *, role: bool) -> int:
     """The exit code for `error`; `role`: of a long-running role, else of a command."""
     if isinstance(error, (RetriableError, KafkaException)):
         return EX_TEMPFAIL
-    if role and isinstance(error, (ConfigError, StreamStoppedError, EmbeddedError)):
+    if role and isinstance(error, (ConfigError, StreamStoppedError, EmbeddedError, SchemaError)):
         return EX_CONFIG
     return EX_FAILURE
 

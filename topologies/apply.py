@@ -21,7 +21,7 @@ from schemas.change_batch import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
 from topologies.board import ProgressBoard
-from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end
+from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
 from topologies.lane import LaneWorker
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
@@ -68,7 +68,7 @@ class Apply:
     def _consume(self, consumer: Consumer) -> None:
         committed_s = time.monotonic()
         while not self._stopping():
-            for message in consumer.consume(RECORDS_MAX, timeout=POLL_S):
+            for message in take(consumer, RECORDS_MAX, POLL_S):
                 self._route(message)
             self._producer.poll(0)
             self._raise_failures()

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer
 
 from schemas.errors import SchemaError
 from schemas.progress import decode_progress
-from topologies.kafka import raise_if_fatal
+from topologies.kafka import raise_if_fatal, take
 
 POLL_S = 0.1
 
@@ -49,7 +49,7 @@ class ProgressBoard:
     def follow(self, consumer: Consumer, stopping: Callable[[], bool]) -> None:
         """Feed the board from the progress topic until `stopping`."""
         while not stopping():
-            for message in consumer.consume(100, timeout=POLL_S):
+            for message in take(consumer, 100, POLL_S):
                 error, value = message.error(), message.value()
                 if error is not None:
                     raise_if_fatal(error)

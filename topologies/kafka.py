@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import RetriableError
@@ -98,6 +98,15 @@ def _read_last(consumer: Consumer, where: TopicPartition) -> bytes | None:
             value: bytes | None = message.value()
             return value
     raise RetriableError(f"topic {where.topic}, partition {where.partition}: its last record did not come")
+
+
+def take(consumer: Consumer, count: int, timeout_s: float) -> list[Message]:
+    """Return up to `count` messages as soon as there is one; none after `timeout_s`.
+
+    The client's own `consume(count)` waits for all `count` of them, or the whole time.
+    """
+    messages = consumer.consume(1, timeout=timeout_s)
+    return messages + consumer.consume(count - 1, timeout=0) if messages else messages
 
 
 def read_from_end(settings: Settings, topic: str, partitions: list[int]) -> Consumer:
