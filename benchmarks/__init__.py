@@ -1,0 +1,1 @@
+"""Benchmarks against real servers. `python -m benchmarks [NAME ...]`; results go to benchmarks/RESULTS.md."""

@@ -1,0 +1,97 @@
+"""The servers and roles of a benchmark: embedded Kafka, a source, a target, Headrace as child processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+
+SOURCE = {"wal_level": "logical", "max_wal_senders": "20", "max_replication_slots": "20", "max_wal_size": "8GB", "autovacuum": "off"}
+TARGET = {"max_wal_size": "8GB", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Running servers and a working directory."""
+
+    kafka: EmbeddedKafka
+    source: EmbeddedPostgres
+    target: EmbeddedPostgres
+    directory: Path
+
+    def sql(self, server: EmbeddedPostgres, query: str, dbname: str = "postgres") -> list[tuple[object, ...]]:
+        """Run a query on a server; return its rows."""
+        with psycopg.connect(server.dsn(dbname), autocommit=True) as conn:
+            cursor = conn.execute(query.encode())
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def pgbench(self, server: EmbeddedPostgres, *arguments: str, dbname: str = "postgres") -> None:
+        """Run pgbench against a server."""
+        command = [str(server.bin_dir / "pgbench"), *arguments, "-d", server.dsn(dbname)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def servers() -> Iterator[Servers]:
+    """Start the servers in a temporary directory; stop and remove them at the end."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, ExitStack() as stack:
+        directory = Path(name)
+        directory.chmod(0o755)
+        kafka = stack.enter_context(EmbeddedKafka(directory / "kafka"))
+        source = stack.enter_context(EmbeddedPostgres(directory / "source", settings=SOURCE))
+        target = stack.enter_context(EmbeddedPostgres(directory / "target", settings=TARGET))
+        yield Servers(kafka, source, target, directory)
+
+
+@dataclass(slots=True)
+class Roles:
+    """Headrace's processes by role."""
+
+    config: Path
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def start(self, *roles: str) -> None:
+        """Start roles; their output goes to a file beside the configuration."""
+        for role in roles:
+            log = self.config.with_suffix(f".{role}.log").open("ab")
+            command = [sys.executable, "-m", "headrace.cli", role, "-c", str(self.config)]
+            self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """Stop all roles."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(30)
+        self.processes.clear()
+
+    def tails(self) -> str:
+        """The last lines of every role's log."""
+        logs = (self.config.with_suffix(f".{role}.log").read_text(errors="replace") for role in self.processes)
+        return "\n".join(log[-2000:] for log in logs)
+
+    def check(self) -> None:
+        """Raise RuntimeError with the log's end if a role has ended."""
+        for role, process in self.processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{role} ended with {process.returncode}:\n{self.tails()}")
+
+
+def wait_for(what: str, ready: Callable[[], bool], roles: Roles | None = None, timeout_s: float = 300) -> None:
+    """Poll `ready()` until true. Raises TimeoutError naming `what`."""
+    deadline_s = time.monotonic() + timeout_s
+    while not ready():
+        if roles is not None:
+            roles.check()
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{what}\n{roles.tails() if roles else ''}")
+        time.sleep(0.05)
