@@ -18,12 +18,17 @@ INTEGER_TYPES = frozenset({"int2", "int4", "int8", "oid"})
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """A column of a target table. `bytewise`: equal values have equal bytes (type and collation)."""
+    """A column of a target table.
+
+    `bytewise`: equal values have equal bytes (type and collation). `fixed`: an UPDATE can't set it
+    (GENERATED ALWAYS AS IDENTITY).
+    """
 
     name: str
     type: str
     generated: bool = False
     bytewise: bool = True
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

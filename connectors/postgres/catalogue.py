@@ -14,7 +14,7 @@ SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid 
 _COLUMNS = """
 SELECT a.attrelid, a.attnum, a.attname,
        CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
-       a.attgenerated <> '', coalesce(l.collisdeterministic, true)
+       a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attidentity = 'a'
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
   LEFT JOIN pg_collation l ON l.oid = a.attcollation
  WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
@@ -37,8 +37,8 @@ def read_catalogue(conn: psycopg.Connection) -> Catalogue:
     oids = list(names)
     columns: dict[int, list[TargetColumn]] = {oid: [] for oid in oids}
     numbers: dict[tuple[int, int], str] = {}
-    for oid, number, name, kind, generated, deterministic in conn.execute(_COLUMNS, [oids]):
-        columns[oid].append(TargetColumn(name, kind, generated, kind in BYTEWISE_TYPES and deterministic))
+    for oid, number, name, kind, generated, deterministic, fixed in conn.execute(_COLUMNS, [oids]):
+        columns[oid].append(TargetColumn(name, kind, generated, kind in BYTEWISE_TYPES and deterministic, fixed))
         numbers[oid, number] = name
     primary, uniques, opaque = _keys(conn, oids, numbers)
     foreign: dict[int, list[ForeignKey]] = {oid: [] for oid in oids}

@@ -36,6 +36,7 @@ _FENCE = (
 )
 _APPLIED = b"INSERT INTO headrace.applied VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::bytea)"
 _BEGIN = Statement(b"BEGIN", [], [])
+_TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
 # A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
 _LIMITS = {
     "idle_in_transaction_session_timeout": "10s", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2",
@@ -52,7 +53,7 @@ class PostgresLane:
         self._where = f"stream {stream}, lane {lane}: target {place(settings.dsn)}"
         self._conn = connect(
             settings.dsn, f"headrace {stream} lane {lane}",
-            synchronous_commit=settings.synchronous_commit, **_LIMITS, **SESSION,
+            synchronous_commit=settings.synchronous_commit, **_LIMITS, **_TEXT, **SESSION,
         )  # fmt: skip
         # psycopg answers a ROLLBACK with DEALLOCATE ALL once it has prepared anything: the pipeline prepares.
         self._conn.prepare_threshold = None
@@ -66,7 +67,7 @@ class PostgresLane:
         self._pipeline = StatementPipeline(self._conn)
         self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
         self._part_rows = 0
-        self._rows = RowWriter(self._conn, self._pipeline, catalogue)
+        self._rows = RowWriter(self._conn, self._pipeline, catalogue, enforced=self._enforced)
 
     def lane_row(self) -> LaneRow:
         """Read the lane's row."""

@@ -30,6 +30,11 @@ class TableMap:
         """The table's quoted name, from the target's catalogue."""
         return sql.Identifier(*self.table.name)
 
+    def settable(self, n: int) -> bool:
+        """Whether an UPDATE can set source column n."""
+        target = self.table.column(self.relation.columns[n].name)
+        return target is not None and not target.fixed
+
     def assigned(self, n: int, value: sql.Composable) -> sql.Composable:
         """`value` of source column n as an expression of the target column's type."""
         column = self.relation.columns[n]

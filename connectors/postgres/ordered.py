@@ -48,7 +48,7 @@ class _RowStatements:
         self.target = mapped.target
         self.insert = self._insert()
         self.delete = self._delete()
-        self._updates: dict[bytes, tuple[bytes, list[int]]] = {}
+        self._updates: dict[tuple[bytes, bool], tuple[bytes, list[int]]] = {}
 
     def _text(self, composed: sql.Composable) -> bytes:
         return composed.as_bytes(self._conn)
@@ -82,7 +82,7 @@ class _RowStatements:
             sql.SQL("{}::text IS NOT DISTINCT FROM ({})::text").format(self._name(n), self._value(n, first + i))
             for i, n in enumerate(self.keys)
         ]
-        return sql.SQL("ctid = (SELECT ctid FROM {} WHERE {} LIMIT 1)").format(
+        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(
             self._mapped.target, sql.SQL(" AND ").join(tests)
         )
 
@@ -91,24 +91,33 @@ class _RowStatements:
             return b""
         return self._text(sql.SQL("DELETE FROM {} WHERE {}").format(self._mapped.target, self._where(1)))
 
-    def update(self, mask: bytes) -> tuple[bytes, list[int]]:
-        """The UPDATE that leaves the masked columns alone, and the columns it sets."""
-        found = self._updates.get(mask)
+    def update(self, mask: bytes, *, moves: bool) -> tuple[bytes, list[int]]:
+        """The UPDATE that leaves the masked columns alone, and the columns it sets; the key's if it `moves`."""
+        found = self._updates.get((mask, moves))
         if found is None:
-            columns = [n for n in self.everything if not (mask and mask[n >> 3] >> (n & 7) & 1)]
+            columns = [n for n in self.everything if self._is_set(n, mask, moves=moves)] or self.keys[:1]
             sets = sql.SQL(", ").join(
                 sql.SQL("{} = {}").format(self._name(n), self._value(n, i + 1)) for i, n in enumerate(columns)
             )
             text = sql.SQL("UPDATE {} SET {} WHERE {}").format(self._mapped.target, sets, self._where(len(columns) + 1))
-            found = self._updates[mask] = (self._text(text), columns)
+            found = self._updates[mask, moves] = (self._text(text), columns)
         return found
+
+    def _is_set(self, n: int, mask: bytes, *, moves: bool) -> bool:
+        if mask and mask[n >> 3] >> (n & 7) & 1:
+            return False
+        return moves if n in self.keys else self._mapped.settable(n)
 
 
 class RowWriter:
     """Applies changes row by row on one connection, inside the caller's transaction."""
 
-    def __init__(self, conn: psycopg.Connection, pipeline: StatementPipeline, catalogue: Catalogue) -> None:
+    def __init__(
+        self, conn: psycopg.Connection, pipeline: StatementPipeline, catalogue: Catalogue, *, enforced: bool
+    ) -> None:
         self._conn = conn
+        # Where the target enforces foreign keys, the deletion of a parent may have deleted the row already.
+        self._cascading = {name for name, table in catalogue.tables.items() if enforced and table.foreign_keys}
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._statements: dict[Relation, _RowStatements] = {}
@@ -148,8 +157,9 @@ class RowWriter:
             return RowChange(Statement(statements.insert, fields, statements.formats), table, "INSERT", position, True)
         key = key_fields(cut.old_keys.get(row, cut.keys[row]), len(statements.keys))
         if op == DELETE:
-            return RowChange(Statement(statements.delete, key, statements.key_formats), table, "DELETE", position, True)
-        text, columns = statements.update(cut.masks.get(row, b""))
+            statement = Statement(statements.delete, key, statements.key_formats)
+            return RowChange(statement, table, "DELETE", position, relation.name not in self._cascading)
+        text, columns = statements.update(cut.masks.get(row, b""), moves=row in cut.old_keys)
         fields = row_fields(cut.rows[row], width)
         values: list[Field] = [fields[n] for n in columns] + key
         formats = [statements.formats[n] for n in columns] + statements.key_formats

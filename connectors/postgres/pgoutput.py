@@ -205,8 +205,12 @@ class PgOutputDecoder:
             old, at = _tuple_parts(data, 31)
             at += 1
         parts, _ = _tuple_parts(data, at)
-        if old is not None and kind == _O:
-            parts = [before if part[0] == _UNCHANGED else part for part, before in zip(parts, old, strict=True)]
+        if old is not None:
+            # The old tuple has every column (FULL), or those of the key, which may be out of line too.
+            parts = [
+                before if part[0] == _UNCHANGED and before[0] != _NULL else part
+                for part, before in zip(parts, old, strict=True)
+            ]
         self._learn(table, parts)
         if kind == _N:
             self._remember_shape(data, parts, table)

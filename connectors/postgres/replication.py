@@ -15,6 +15,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.errors import place
+from connectors.postgres.types import TEXT_SESSION
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 
 _STATUS = struct.Struct("!cqqqqB")
@@ -44,8 +45,11 @@ class ReplicationConnection:
 
     def __init__(self, dsn: str, stream: str) -> None:
         self._where = f"stream {stream}: source {place(dsn)}"
-        info = make_conninfo(dsn, replication="database", application_name=f"headrace {stream} capture",
-                             connect_timeout=10, keepalives_idle=10, keepalives_interval=5)  # fmt: skip
+        options = " ".join(f"-c {name}={value}" for name, value in TEXT_SESSION.items())
+        info = make_conninfo(
+            dsn, replication="database", application_name=f"headrace {stream} capture", options=options,
+            connect_timeout=10, keepalives_idle=10, keepalives_interval=5,
+        )  # fmt: skip
         self._conn = pq.PGconn.connect(info.encode())
         if self._conn.status != pq.ConnStatus.OK:
             message = self._conn.get_error_message().strip()

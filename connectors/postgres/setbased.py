@@ -66,7 +66,11 @@ class _Statements:
         return found
 
     def _compose_update(self, mask: bytes) -> sql.Composed:
-        changed = [n for n in self.everything if n not in self.keys and not (mask and mask[n >> 3] >> (n & 7) & 1)]
+        changed = [
+            n
+            for n in self.everything
+            if n not in self.keys and self.mapped.settable(n) and not (mask and mask[n >> 3] >> (n & 7) & 1)
+        ]
         columns = changed or self.keys[:1]
         sets = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(

@@ -11,7 +11,7 @@ from psycopg import sql
 from connectors.base import SourceSettings
 from connectors.postgres.errors import translated
 from pipeline.catalogue import TableName
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RetriableError
 from pipeline.selection import select_tables
 
 
@@ -114,6 +114,23 @@ def _ensure_publication(conn: psycopg.Connection, name: str, members: list[Table
             conn.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(name), tables))
         else:
             conn.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
+
+
+def claim_snapshot(conn: psycopg.Connection, stream: str) -> None:
+    """Make this session the one that takes the stream's snapshot; drop the slot of an unfinished one.
+
+    Raises RetriableError while another capture takes it or streams: its slot is not taken away.
+    """
+    locked = conn.execute("SELECT pg_try_advisory_lock(hashtext('headrace snapshot'), hashtext(%s))", [stream])
+    if locked.fetchone() != (True,):
+        raise RetriableError(
+            f"stream {stream}: another process takes its snapshot. Is a second capture of this stream running?"
+        )
+    slot = slot_name(stream)
+    active = conn.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", [slot])
+    if active.fetchone() is not None:
+        raise RetriableError(f"stream {stream}: another process uses the slot {slot}. Is a second capture running?")
+    drop_slot(conn, slot)
 
 
 def drop_slot(conn: psycopg.Connection, slot: str) -> bool:

@@ -18,6 +18,7 @@ from psycopg import sql
 from connectors.base import SourceSettings
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable
+from connectors.postgres.types import TEXT_SESSION, LocalColumns
 from pipeline.builder import BatchBuilder, offsets
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, Column, Relation, Section
 from schemas.packed import INT32
@@ -29,23 +30,28 @@ CHUNK_ROWS_MAX = 10_000
 
 
 def snapshot_batches(
-    stream: str, generation: int, snapshot: str, tables: list[SourceTable], settings: SourceSettings
+    stream: str,
+    generation: int,
+    snapshot: str,
+    tables: list[SourceTable],
+    local: LocalColumns,
+    settings: SourceSettings,
 ) -> Iterator[ChangeBatch]:
     """Yield the snapshot's batches, the TRUNCATE first. Raises ConfigError, RetriableError."""
     builder = BatchBuilder(stream, generation, 0)
     with (
-        connect(settings.dsn, f"headrace {stream} snapshot", extra_float_digits="3") as conn,
+        connect(settings.dsn, f"headrace {stream} snapshot", **TEXT_SESSION) as conn,
         translated(f"stream {stream}: snapshot"),
     ):
         conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-        relations = [_relation(conn, table) for table in tables]
+        relations = [_relation(conn, table, local) for table in tables]
         yield _truncate(builder, relations)
         for relation in relations:
             yield from _copy_table(conn, builder, relation, settings.batch_bytes_max)
 
 
-def _relation(conn: psycopg.Connection, table: SourceTable) -> Relation:
+def _relation(conn: psycopg.Connection, table: SourceTable, local: LocalColumns) -> Relation:
     rows = conn.execute(
         "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
         "       t.typsend <> 0, a.attrelid"
@@ -55,7 +61,10 @@ def _relation(conn: psycopg.Connection, table: SourceTable) -> Relation:
         [sql.Identifier(*table.name).as_string(conn)],
     ).fetchall()
     # No keys: the parts are disjoint, and what follows the snapshot waits for all of it.
-    columns = tuple(Column(name, kind, key=False, binary=bool(binary)) for name, kind, binary, _ in rows)
+    columns = tuple(
+        Column(name, kind, key=False, binary=binary and (table.name, name) not in local)
+        for name, kind, binary, _ in rows
+    )
     oid = int(rows[0][3]) if rows else 0
     return Relation(oid, *table.name, "n", columns)
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from headrace.embedded import EmbeddedKafka
+from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+from tests.conftest import fresh_database
 from tests.support.rig import Rig
 
 MakeRig = Callable[..., Rig]
+
+
+class SharedRig(Protocol):
+    """Makes a rig for the tests of a module: between two new databases, with the given tables on both."""
+
+    def __call__(self, *tables: str, **settings: dict[str, object]) -> Rig: ...
 
 
 @pytest.fixture
@@ -21,5 +29,28 @@ def make_rig(kafka: EmbeddedKafka, source_db: str, target_db: str, tmp_path: Pat
 
         def make(**settings: dict[str, object]) -> Rig:
             return stack.enter_context(Rig(tmp_path, kafka.bootstrap_servers, source_db, target_db, **settings))
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_rig(
+    kafka: EmbeddedKafka,
+    source_pg: EmbeddedPostgres,
+    target_pg: EmbeddedPostgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[SharedRig]:
+    """Make rigs that live as long as the module's tests, each with databases of its own.
+
+    A stream takes seconds to start; tests of single statements share one, with tables of their own.
+    """
+    with ExitStack() as stack:
+
+        def make(*tables: str, **settings: dict[str, object]) -> Rig:
+            source, target = (stack.enter_context(fresh_database(server)) for server in (source_pg, target_pg))
+            directory = tmp_path_factory.mktemp("rig")
+            rig = stack.enter_context(Rig(directory, kafka.bootstrap_servers, source, target, **settings))
+            rig.both(*tables)
+            return rig
 
         yield make

@@ -266,7 +266,9 @@ class Rig:
     def compare(self, *tables: str) -> list[TableCheck]:
         """Compare source and target as they are now."""
         checks = list(verify_tables(self.config.source_settings(), self.config.target_settings()))
-        return [check for check in checks if not tables or check.table.removeprefix("public.") in tables]
+        found = [check for check in checks if not tables or check.table.removeprefix("public.") in tables]
+        assert len(found) == (len(tables) or len(checks)) > 0, f"{tables} are not all among {checks}"
+        return found
 
     # ---- databases -----------------------------------------------------------------------------
 

@@ -1,0 +1,52 @@
+"""Types whose binary form holds numbers (OIDs) that mean something on one server only.
+
+An array names its element type by OID and a composite those of its columns; for built-in types these are
+the same everywhere, for others they are not. The `reg...` types are OIDs altogether.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres.slot import SourceTable
+from pipeline.catalogue import TableName
+
+LocalColumns = set[tuple[TableName, str]]
+_FIRST_USER_OID = 16384  # FirstNormalObjectId in PostgreSQL's access/transam.h
+# What the source's session must be so that text means the same on the target, whatever its settings
+# (native logical replication sets the first three; `search_path` makes reg... names qualified).
+TEXT_SESSION = {
+    "DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "3", "lc_monetary": "C",
+    "bytea_output": "hex", "search_path": "pg_catalog",
+}  # fmt: skip
+
+_LOCAL_COLUMNS = """
+WITH RECURSIVE used (relation, name, type) AS (
+    SELECT a.attrelid, a.attname, a.atttypid FROM pg_attribute a
+     WHERE a.attrelid = ANY (%(tables)s::regclass[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+  UNION
+    SELECT u.relation, u.name, inner_type.oid FROM used u JOIN pg_type t ON t.oid = u.type,
+         LATERAL (
+             SELECT t.typelem AS oid WHERE t.typelem <> 0
+             UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
+             UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+             UNION ALL SELECT a.atttypid FROM pg_attribute a
+                        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+         ) inner_type
+)
+SELECT DISTINCT n.nspname, c.relname, u.name FROM used u
+  JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = u.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE (t.typcategory = 'A' AND t.typelem >= %(first)s)
+    OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
+                                       AND NOT a.attisdropped AND a.atttypid >= %(first)s))
+    OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%%' AND t.typtype = 'b')
+ ORDER BY 1, 2, 3
+"""
+
+
+def local_columns(conn: psycopg.Connection, tables: list[SourceTable]) -> LocalColumns:
+    """Return the columns that can travel to another server only as text."""
+    names = [sql.Identifier(*table.name).as_string(conn) for table in tables]
+    rows = conn.execute(_LOCAL_COLUMNS, {"tables": names, "first": _FIRST_USER_OID})
+    return {((schema, table), column) for schema, table, column in rows}
