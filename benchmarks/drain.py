@@ -217,7 +217,8 @@ def reset(bench: Servers) -> None:
 def line(result: Result) -> str:
     """One result as text."""
     cpu = ", ".join(f"{who} {us:.1f}" for who, us in result.cpu_us.items())
-    return f"{result.name:40s} {result.tps:9,.0f} TPS   CPU µs a transaction: {cpu}, total {sum(result.cpu_us.values()):.1f}"
+    total = sum(result.cpu_us.values())
+    return f"{result.name:40s} {result.tps:9,.0f} TPS   CPU µs a transaction: {cpu}, total {total:.1f}"
 
 
 def table(results: list[Result]) -> str:

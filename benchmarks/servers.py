@@ -15,7 +15,13 @@ import psycopg
 
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 
-SOURCE = {"wal_level": "logical", "max_wal_senders": "20", "max_replication_slots": "20", "max_wal_size": "8GB", "autovacuum": "off"}
+SOURCE = {
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_wal_size": "8GB",
+    "autovacuum": "off",
+}
 TARGET = {"max_wal_size": "8GB", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
 
 

@@ -63,11 +63,11 @@ class KafkaSettings(_Model):
         pattern=r"^[a-zA-Z0-9._-]{1,100}$",
         description="first part of every topic's and consumer group's name",
     )
-    replication_factor: int = Field(default=1, ge=1, le=32, description="replicas of the topics that Headrace creates")
+    replication_factor: int = Field(default=1, ge=1, le=32, description="replicas of the topics Headrace creates")
     retention_hours: int = Field(
         default=168,
         ge=1,
-        description="how long `changes` and `units` are kept; must exceed the longest outage of the target",
+        description="how long `changes` and `units` are kept; longer than any outage of the target",
     )
     options: dict[str, Scalar] = Field(
         default_factory=dict, description="any librdkafka option, for every client (TLS, SASL, timeouts)"
@@ -99,7 +99,7 @@ class TargetConfig(_Model):
     lanes: int = Field(4, ge=1, le=LANES_MAX, description="parallel apply lanes")
     order: Literal["dependent", "commit"] = Field(
         "dependent",
-        description="`dependent`: dependents after what they depend on; `commit`: every target state is a source state (one lane)",
+        description="`dependent`: dependents after what they depend on; `commit`: source order, one lane",
     )
     synchronous_commit: Literal["off", "on"] = Field(
         "off", description="`on` flushes each target commit; `off` is safe too while `changes` is kept"

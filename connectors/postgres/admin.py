@@ -126,10 +126,10 @@ class PostgresTargetAdmin:
         if not exists:
             return [Finding(True, subject, "the table does not exist", "create it with the source's columns")]
         quoted = sql.Identifier(*name).as_string(conn)
-        if not _value(conn, "SELECT has_table_privilege(%s, 'INSERT') AND has_table_privilege(%s, 'UPDATE')"
-                            " AND has_table_privilege(%s, 'DELETE')", [quoted] * 3):  # fmt: skip
-            return [Finding(True, subject, "INSERT, UPDATE or DELETE is not granted",
-                            f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {quoted} TO {conn.info.user}")]  # fmt: skip
+        granted = "SELECT bool_and(has_table_privilege(%s, p)) FROM unnest('{INSERT,UPDATE,DELETE}'::text[]) p"
+        if not _value(conn, granted, [quoted]):
+            remedy = f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {quoted} TO {conn.info.user}"
+            return [Finding(True, subject, "INSERT, UPDATE or DELETE is not granted", remedy)]
         return []
 
 
