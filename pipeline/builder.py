@@ -70,6 +70,7 @@ class BatchBuilder:
         self.previous_position = previous_position
         self.sections: dict[Relation, SectionBuilder] = {}
         self.part = 0
+        self._run = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -98,8 +99,10 @@ class BatchBuilder:
         """Return what was collected and start anew.
 
         With `last_part=False` the one open transaction goes on in the next batch, which the caller opens
-        again with the same position.
+        again with the same position. `captured_us` of its first part then names the run of parts.
         """
+        if self.part == 0:
+            self._run = 0 if last_part else captured_us
         batch = ChangeBatch(
             stream=self.stream,
             generation=self.generation,
@@ -114,6 +117,7 @@ class BatchBuilder:
             part=self.part,
             last_part=last_part,
             messages=self.messages,
+            run=self._run,
         )
         for section in self.sections.values():
             section.clear()

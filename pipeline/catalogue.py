@@ -13,7 +13,10 @@ BYTEWISE_TYPES = frozenset({
     "bool", "bytea", "char", "date", "int2", "int4", "int8", "name", "oid", "text", "time", "timestamp",
     "timestamptz", "uuid", "varchar",
 })  # fmt: skip
-INTEGER_TYPES = frozenset({"int2", "int4", "int8", "oid"})
+# A foreign key may join columns of two types of one of these families; then equal values are compared as
+# the parent's type (integers) or byte by byte (strings).
+INTEGER_BYTES = {"int2": 2, "int4": 4, "int8": 8}
+STRING_TYPES = frozenset({"text", "varchar"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,3 @@ class Catalogue:
     """The tables of a stream on its target."""
 
     tables: dict[TableName, TargetTable] = field(default_factory=dict)
-
-    def referenced(self) -> set[tuple[TableName, tuple[str, ...]]]:
-        """The (table, columns) that some foreign key refers to."""
-        return {(key.parent, key.parent_columns) for table in self.tables.values() for key in table.foreign_keys}

@@ -35,7 +35,7 @@ class Chain:
     """The end of a stream's chain as its planner knows it.
 
     `open_part` is the next part number of a large transaction whose parts have begun, -1 when none is.
-    `open_position` is that transaction's position.
+    `open_position` is that transaction's position, `open_run` the run that its parts belong to.
     """
 
     stream: str
@@ -43,6 +43,7 @@ class Chain:
     position: int
     open_position: int = -1
     open_part: int = -1
+    open_run: int = 0
 
     def offer(self, batch: ChangeBatch) -> Link:
         """Judge `batch` and, if it is accepted, move the end of the chain.
@@ -72,7 +73,11 @@ class Chain:
 
     def _offer_part(self, batch: ChangeBatch) -> Link:
         position = batch.last_position
-        if position <= self.position or (position == self.open_position and batch.part < self.open_part):
+        if position <= self.position:
+            return Link(Verdict.REPEAT)
+        if position == self.open_position and (batch.run != self.open_run or batch.part < self.open_part):
+            # Late parts of a capture that another one has replaced: its run began anew and may be cut at
+            # other rows. Should the new run never end, the next transaction's batch shows the gap.
             return Link(Verdict.REPEAT)
         if position != self.open_position or batch.part != self.open_part:
             raise StreamGapError(self._gap_message(batch))
@@ -84,7 +89,7 @@ class Chain:
             self.position = batch.last_position
             self.open_position = self.open_part = -1
         else:
-            self.open_position, self.open_part = batch.last_position, batch.part + 1
+            self.open_position, self.open_part, self.open_run = batch.last_position, batch.part + 1, batch.run
 
     def _gap_message(self, batch: ChangeBatch) -> str:
         return (

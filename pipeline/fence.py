@@ -9,7 +9,7 @@ from enum import Enum
 class Fenced(Enum):
     """Why a unit was refused, hence what to do with it."""
 
-    STALE = "stale"  # an older epoch, or a seq already applied: drop it
+    STALE = "stale"  # an older epoch, or units already applied, all or the first of them: drop those
     GAP = "gap"  # an earlier unit of this epoch is missing: stop the lane, the planner takes over
     AHEAD = "ahead"  # an epoch the ledger has never had: the target went back in time
     UNCHANGED = "unchanged"  # the row admits the unit after all: try again
@@ -25,12 +25,13 @@ class LaneRow:
 
 
 def judge(row: LaneRow, epoch: int, first_seq: int, last_seq: int) -> Fenced:
-    """Return why `row` refused the units first_seq..last_seq of `epoch`."""
+    """Return why `row` refused the units first_seq..last_seq of `epoch`: a group is admitted whole or not at all."""
+    assert first_seq <= last_seq, "a group's units are in order"
     if epoch < row.epoch:
         return Fenced.STALE
     if epoch > row.epoch:
         return Fenced.AHEAD
-    if last_seq <= row.seq:
+    if first_seq <= row.seq:
         return Fenced.STALE
     if first_seq > row.seq + 1:
         return Fenced.GAP

@@ -10,11 +10,14 @@ import math
 from array import array
 from collections.abc import Iterable
 
+from schemas.errors import SchemaError
 from schemas.packed import pack, unpack
 
 BUCKETS = 128
 _PER_OCTAVE = 4
-_COUNT = "I"
+_COUNT = "Q"
+_PACKED_COUNT = "I"
+_PACKED_COUNT_MAX = (1 << 32) - 1
 
 
 def bucket_of(lag_us: int) -> int:
@@ -59,9 +62,10 @@ class Histogram:
 
     def percentile_s(self, fraction: float) -> float | None:
         """Return the lag in seconds at `fraction` (0..1), None when nothing was counted."""
-        wanted = math.ceil(self.total * fraction)
-        if wanted == 0:
+        total = self.total
+        if total == 0:
             return None
+        wanted = max(1, math.ceil(total * fraction))
         seen = 0
         for bucket, count in enumerate(self.counts):
             seen += count
@@ -72,10 +76,12 @@ class Histogram:
     def encode(self) -> bytes:
         """Return a packed form, trailing zeros left out."""
         last = max((n for n, count in enumerate(self.counts) if count), default=-1)
-        return pack(self.counts[: last + 1])
+        return pack(array(_PACKED_COUNT, [min(count, _PACKED_COUNT_MAX) for count in self.counts[: last + 1]]))
 
     @classmethod
     def decode(cls, data: bytes) -> Histogram:
         """Return the histogram in `data`. Raises SchemaError when its size is wrong."""
-        counts = unpack(_COUNT, data[: BUCKETS * 4], "lag histogram")
+        counts = unpack(_PACKED_COUNT, data, "lag histogram")
+        if len(counts) > BUCKETS:
+            raise SchemaError(f"lag histogram: {len(counts)} buckets, there are {BUCKETS}")
         return cls([*counts, *([0] * (BUCKETS - len(counts)))])

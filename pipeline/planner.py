@@ -25,8 +25,10 @@ WINDOWS_MAX = 64
 class Window:
     """One planned change record. `token` is the caller's: it is given back when the window is applied.
 
-    `record` is kept so that the window can be planned again; a part of a large transaction drops it
-    (memory), and can then only be read again.
+    The positions are where the chain stood before and after it. `last_part` says that no large
+    transaction was left open then: a planner may start anew behind this record. `record` is kept so that
+    the window can be planned again; a part of a large transaction drops it (memory), and can then only
+    be read again.
     """
 
     generation: int
@@ -98,10 +100,14 @@ class Planner:
 
         `end_offset` is the offset after the record. Raises StreamGapError when the chain is broken.
         """
-        link = self.chain.offer(batch)
-        times = batch.commit_times_us
+        chain, times = self.chain, batch.commit_times_us
+        before = chain.position
+        link = chain.offer(batch)
+        if link.verdict is Verdict.RESTART:
+            before = 0
+        # A repeated record may be of an older generation, or parts of a transaction that ended long ago.
         window = Window(
-            batch.generation, batch.previous_position, self.chain.position, end_offset, batch.last_part, token,
+            chain.generation, before, chain.position, end_offset, chain.open_part < 0, token,
             record if batch.whole else b"", commit_time_us=times[-1] if times else 0,
         )  # fmt: skip
         self.windows.append(window)
@@ -109,10 +115,11 @@ class Planner:
         if not wanted or (batch.whole and not batch.sections):
             self._inflight.record_nothing()
             return []
+        mode = SERIAL if self._serial_at == batch.last_position else NORMAL
         if len(wanted) < len(batch.positions):
             batch = select(batch, wanted)
             record = encode_batch(batch)
-        return self._plan(window, batch, record, now_us)
+        return self._plan(window, batch, record, now_us, mode)
 
     def _missing(self, batch: ChangeBatch, first: int) -> Sequence[int]:
         applied = self._applied_before.get(batch.generation)
@@ -121,15 +128,16 @@ class Planner:
             return indexes
         return [n for n in indexes if batch.positions[n] not in applied]
 
-    def _plan(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> list[ApplyUnit]:
+    def _plan(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int, mode: str) -> list[ApplyUnit]:
         if batch.kind == "snapshot" and not _has_barrier(batch):
             return [self._snapshot(window, batch, record, now_us)]
-        serial = self._serial_at == batch.last_position
-        if serial or not batch.whole or _has_barrier(batch):
-            return [self._barrier(window, batch, record, now_us, SERIAL if serial else NORMAL)]
-        blind = self._inflight.blind()
+        if mode == SERIAL or not batch.whole or _has_barrier(batch):
+            return [self._barrier(window, batch, record, now_us, mode)]
         if self.active_lanes == 1 and set(self._busy()) <= {0}:
             return [self._single(window, batch, record, now_us)]
+        if not self._rules.admit(batch):
+            return [self._barrier(window, batch, record, now_us, mode)]
+        blind = self._inflight.blind()
         keys = window_keys(batch, self._rules)
         components = keys.components()
         dependencies = self._inflight.dependencies(keys)

@@ -45,7 +45,12 @@ def encode_unit(unit: ApplyUnit) -> bytes:
 def decode_unit(data: bytes) -> ApplyUnit:
     """Return the unit in `data`. Raises SchemaError."""
     datum = codec("apply_unit").decode(data)
-    waits = {wait["lane"]: wait["seq"] for wait in datum.pop("waits")}
+    listed = datum.pop("waits")
+    if len(listed) >= LANES_MAX:
+        raise SchemaError(f"{len(listed)} waits for {LANES_MAX - 1} other lanes")
+    waits = {wait["lane"]: wait["seq"] for wait in listed}
+    if len(waits) < len(listed):
+        raise SchemaError("a unit waits for one lane twice")
     unit = ApplyUnit(waits=waits, **datum)
     for lane in (unit.lane, *waits):
         if not 0 <= lane < LANES_MAX:

@@ -19,7 +19,6 @@ from schemas.single_object import codec
 
 INSERT, UPDATE, DELETE, TRUNCATE = 73, 85, 68, 84  # the letters I U D T
 _OPS = b"IUDT"
-POSITION_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,8 @@ class ChangeBatch:
     """Consecutive whole transactions of one stream (or one part of a large one).
 
     Times are microseconds since 1970 UTC. A batch without transactions is a heartbeat: it carries
-    `previous_position` and `end_position` only.
+    `previous_position` and `end_position` only. The parts of a large transaction share a `run`: another
+    capture may cut the same transaction at other rows, and parts of two runs must not be mixed.
     """
 
     stream: str
@@ -133,6 +133,7 @@ class ChangeBatch:
     part: int = 0
     last_part: bool = True
     messages: list[LogicalMessage] = field(default_factory=list)
+    run: int = 0
 
     @property
     def last_position(self) -> int:
@@ -154,7 +155,7 @@ def encode_batch(batch: ChangeBatch) -> bytes:
     return codec("change_batch").encode({
         "stream": batch.stream, "generation": batch.generation, "kind": batch.kind,
         "previous_position": batch.previous_position, "part": batch.part, "last_part": batch.last_part,
-        "end_position": batch.end_position, "captured_us": batch.captured_us,
+        "run": batch.run, "end_position": batch.end_position, "captured_us": batch.captured_us,
         "positions": pack(batch.positions), "commit_times_us": pack(batch.commit_times_us),
         "source_ids": pack(batch.source_ids),
         "sections": [_section_datum(section) for section in batch.sections],
@@ -197,6 +198,7 @@ def decode_batch(data: bytes) -> ChangeBatch:
         previous_position=datum["previous_position"],
         part=datum["part"],
         last_part=datum["last_part"],
+        run=datum["run"],
         end_position=datum["end_position"],
         captured_us=datum["captured_us"],
         positions=unpack(INT64, datum["positions"], "positions"),
@@ -233,6 +235,8 @@ def _check_batch(batch: ChangeBatch) -> None:
     count = len(batch.positions)
     if len(batch.commit_times_us) != count or len(batch.source_ids) != count:
         raise SchemaError(f"{count} positions, {len(batch.commit_times_us)} times, {len(batch.source_ids)} ids")
+    if batch.generation < 0 or batch.previous_position < 0:
+        raise SchemaError(f"generation {batch.generation}, previous position {batch.previous_position}: negative")
     if batch.part < 0 or (not batch.whole and count != 1):
         raise SchemaError(f"part {batch.part} of a large transaction holds {count} transactions")
     for before, after in pairwise([batch.previous_position, *batch.positions]):
@@ -262,6 +266,10 @@ def _check_section(section: Section, transactions: int) -> None:
     _check_index(section.mask_index, rows, f"{name} masks")
     if len(section.masks) != len(section.mask_index) * section.mask_bytes:
         raise SchemaError(f"{name}: {len(section.masks)} mask bytes for {len(section.mask_index)} rows")
+    if TRUNCATE in section.ops:
+        rows_of = zip(section.ops, section.row_list(), strict=True)
+        if any(op == TRUNCATE and len(row) != 1 for op, row in rows_of):
+            raise SchemaError(f"{name}: a TRUNCATE without its option byte")
 
 
 def _check_index(index: array[int], rows: int, name: str) -> None:

@@ -77,8 +77,9 @@ class Capture:
         if row is not None and row.generation:
             raise StreamStoppedError(
                 f"stream {self._stream.name}: topic {self._topic}, partition {self._partition} is empty, but the "
-                f"ledger has applied up to position {row.watermark}: the topic was deleted or its retention is "
-                "shorter than the outage. Changes may be lost; run `headrace drop`, empty the target tables, and start anew."
+                f"ledger has applied up to position {row.watermark}: the topic was deleted, or its retention is "
+                "shorter than the outage. Changes may be lost; run `headrace drop`, empty the target tables, and "
+                "start anew."
             )
 
     def _copy(self, source: Source, producer: Producer, tail: Tail | None) -> None:

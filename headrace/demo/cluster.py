@@ -23,6 +23,9 @@ STOP_S = 40.0  # a supervisor waits 25 s for its roles
 LAST_LINES = 15
 _STARTED = re.compile(r" (\S+) started, pid (\d+)$")
 STREAM = "shop"
+# The workload commits without waiting for the disk. Nobody may read such a commit before it is flushed, which
+# the WAL writer does every 200 ms by default: that would be most of the lag.
+SOURCE_SETTINGS = {"wal_writer_delay": "10ms"}
 DATABASE = "postgres"
 
 CONFIG = """\
@@ -61,7 +64,7 @@ class Servers:
 @contextmanager
 def servers(home: Path, lanes: int) -> Iterator[Servers]:
     """Start the three servers at once; they stop at the end. Raises EmbeddedError."""
-    source, target = EmbeddedPostgres(home / "source"), EmbeddedPostgres(home / "target")
+    source, target = EmbeddedPostgres(home / "source", settings=SOURCE_SETTINGS), EmbeddedPostgres(home / "target")
     kafka = EmbeddedKafka(home)
     try:
         with ThreadPoolExecutor(3) as pool:

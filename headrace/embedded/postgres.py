@@ -59,9 +59,7 @@ class EmbeddedPostgres(EmbeddedServer):
     kind: ClassVar[str] = "postgres"
     title: ClassVar[str] = "Embedded PostgreSQL"
 
-    def __init__(
-        self, data_dir: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, data_dir: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(data_dir, port=port)
         self._settings = {**_DEFAULTS, **(settings or {})}
 

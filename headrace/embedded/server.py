@@ -16,9 +16,7 @@ from headrace.embedded.ownership import Running, exclusive
 from headrace.embedded.ports import accepts
 from headrace.embedded.process import GuardedProcess, ProcessId, wait_gone
 
-READY_TIMEOUT_S = (
-    45.0  # broker 1.5 s, PostgreSQL 0.1 s, recovery after a crash a few; a loaded machine: ten times
-)
+READY_TIMEOUT_S = 45.0  # broker 1.5 s, PostgreSQL 0.1 s, recovery after a crash a few; a loaded machine: ten times
 READY_POLL_S = 0.02
 ORPHAN_TIMEOUT_S = 40.0  # how long the guardian of a dead owner may take: its whole ladder
 INHERITED_SETTINGS = ("PG", "KAFKA_", "JAVA_", "JDK_", "_JAVA_", "CLASSPATH")  # would change the servers

@@ -72,9 +72,7 @@ def test_a_failed_download_says_what_to_do(tmp_path: Path, mirror: Path) -> None
     assert MIRROR_VARIABLE in caught.value.remedy
 
 
-def test_a_refused_connection_is_tried_again(
-    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_connection_is_tried_again(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[str] = []
 
     def flaky(url: str, timeout: float) -> IO[bytes]:

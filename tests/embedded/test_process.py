@@ -109,9 +109,7 @@ def test_the_program_ends_with_a_parent_whose_fork_keeps_the_pipe_open(tmp_path:
         "print(process.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = ProcessId.of(int(parent.stdout.readline()))
         assert child is not None

@@ -180,9 +180,7 @@ time.sleep(600)
 
 
 @pytest.mark.faults
-def test_servers_are_shared_and_end_with_their_owner_even_when_it_is_killed(
-    kafka_dir: Path, server_dir: Path
-) -> None:
+def test_servers_are_shared_and_end_with_their_owner_even_when_it_is_killed(kafka_dir: Path, server_dir: Path) -> None:
     argv = [sys.executable, "-c", _OWNER, str(kafka_dir), str(server_dir / "own-pg")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None

@@ -1,0 +1,107 @@
+"""One record of every topic, kept as bytes in `data/` under its schema's fingerprint.
+
+A file in `data/` is a released version: records like it lie in topics, so today's code must read them for
+ever. `python -m tests.unit.golden` writes the files that are missing, and never touches one that is there.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.apply_unit import ApplyUnit, decode_unit, encode_unit
+from schemas.change_batch import (
+    ChangeBatch,
+    Column,
+    LogicalMessage,
+    Relation,
+    Section,
+    decode_batch,
+    encode_batch,
+)
+from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
+from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
+from schemas.packed import INT32, INT64
+from schemas.progress import Failure, Progress, decode_progress, encode_progress
+from schemas.rows import pack_fields, pack_row
+from schemas.single_object import HEADER_BYTES, codec
+
+DATA = Path(__file__).parent / "data"
+
+_BATCH = ChangeBatch(
+    stream="orders", generation=4711, kind="live", previous_position=90, positions=array(INT64, [100, 1 << 40]),
+    commit_times_us=array(INT64, [1_700_000_000_000_000, 1_700_000_000_000_001]), source_ids=array(INT64, [7, 8]),
+    sections=[
+        Section(
+            relation=Relation(
+                16384, "public", "köln", "d",
+                (Column("id", "int8", key=True, binary=True), Column("note", "public.mood", key=False, binary=False)),
+            ),
+            ops=b"IUD", tx=array(INT32, [0, 1, 1]), order=array(INT32, [0, 1, 3]),
+            keys=b"".join(pack_fields([bytes([0] * 7 + [n])]) for n in (1, 2, 3)),
+            key_offsets=array(INT32, [0, 12, 24, 36]),
+            rows=pack_row([bytes(8), b"a"]) + pack_row([bytes(8), None]), row_offsets=array(INT32, [0, 19, 37, 37]),
+            old_index=array(INT32, [1]), old_keys=pack_fields([bytes(8)]), old_offsets=array(INT32, [0, 12]),
+            mask_index=array(INT32, [1]), masks=b"\2",
+        )
+    ],
+    end_position=101, captured_us=1_700_000_000_000_002,
+    messages=[LogicalMessage(1, 2, "headrace", b"\0mark")],
+)  # fmt: skip
+
+# What today's code must find in a record of every schema; bare schemas have no class (yet).
+EXPECTED: dict[str, Any] = {
+    "change_batch": _BATCH,
+    "apply_unit": ApplyUnit("orders", 4711, 3, 2, 9, "serial", 90, {0: 4, 15: 1}, 1_700_000_000_000_003, b"batch"),
+    "progress": Progress(
+        "orders", 4711, 3, 2, 9, 100, 1_700_000_000_000_000, 1_700_000_000_000_004, 2, 3, 1, {"applied": b"\1\0\0\0"},
+        Failure(100, "23505", "duplicate key", poison=False),
+    ),
+    "dead_letter": DeadLetter("orders", 4711, 100, 7, 1_700_000_000_000_000, 5, "23505", "duplicate", [90], b"batch"),
+    "lag": Lag("orders", 5, 4, 3, 2, [LagWindow(10, "applied", 100, 400, 0.001, None, 0.5)]),
+    "fusion_block": {
+        "stream": "orders", "schema": "public", "table": "köln", "bucket": 12, "version": 100, "epoch": 2, "node": "a",
+        "rows": 3, "compression": "lz4", "image_bytes": 900, "image": b"\4\"M\x18",
+    },
+    "grd_affinity": {
+        "block": "public.köln/12", "master": "a", "epoch": 2, "read_mostly": False, "holders": ["a", "b"],
+        "scores": {"a": 0.5, "b": 2.0}, "reason": "remote accesses", "decided_us": 5,
+    },
+}  # fmt: skip
+
+ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "change_batch": encode_batch, "apply_unit": encode_unit, "progress": encode_progress,
+    "dead_letter": encode_dead_letter, "lag": encode_lag,
+}  # fmt: skip
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "change_batch": decode_batch, "apply_unit": decode_unit, "progress": decode_progress,
+    "dead_letter": decode_dead_letter, "lag": decode_lag,
+}  # fmt: skip
+
+
+def encode(name: str) -> bytes:
+    """The expected record of a schema as today's code writes it."""
+    return ENCODERS.get(name, codec(name).encode)(EXPECTED[name])
+
+
+def decode(name: str, data: bytes) -> Any:
+    """The content of a record as today's code reads it."""
+    return DECODERS.get(name, codec(name).decode)(data)
+
+
+def released_file(name: str) -> Path:
+    """Where the record of a schema's current version is kept."""
+    return DATA / f"{name}-{codec(name).header[2:HEADER_BYTES].hex()}.bin"
+
+
+def write_missing() -> None:
+    """Write the records that are not there yet."""
+    for name in EXPECTED:
+        if not released_file(name).exists():
+            released_file(name).write_bytes(encode(name))
+
+
+if __name__ == "__main__":
+    write_missing()
