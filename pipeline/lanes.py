@@ -53,7 +53,10 @@ def _spread(
 ) -> None:
     total = sum(len(components[component]) for component in free)
     width = max(1, min(len(loads), total // GRAIN_TRANSACTIONS))
-    heap = heapq.nsmallest(width, ((load, lane) for lane, load in enumerate(loads)))
+    # Loads are compared in grains: small windows stay in the first lanes, where they merge into few commits,
+    # instead of leaving keys in every lane that the next windows would have to wait for.
+    near = sorted(range(len(loads)), key=lambda lane: (loads[lane] // GRAIN_TRANSACTIONS, lane))[:width]
+    heap = [(loads[lane], lane) for lane in near]
     heapq.heapify(heap)
     for component in free:
         size = len(components[component])

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.active_lanes import ActiveLanes
 from pipeline.chain import Chain, Verdict
 from pipeline.conflicts import KeyRules
 from pipeline.independent import window_keys
@@ -75,7 +76,7 @@ class Planner:
         self.epoch = start.epoch
         self.chain = Chain(stream, start.generation, start.watermark)
         self.windows: deque[Window] = deque()
-        self.active_lanes = 1 if order == "commit" else lanes
+        self.active = ActiveLanes(1 if order == "commit" else lanes)
         self._applied_before = start.applied
         self._rules = rules
         self._prefer = prefer
@@ -133,7 +134,8 @@ class Planner:
             return [self._snapshot(window, batch, record, now_us)]
         if mode == SERIAL or not batch.whole or _has_barrier(batch):
             return [self._barrier(window, batch, record, now_us, mode)]
-        if self.active_lanes == 1 and set(self._busy()) <= {0}:
+        if self.active.count == 1 and set(self._busy()) <= {0}:
+            self.active.observe(1, 0)
             return [self._single(window, batch, record, now_us)]
         if not self._rules.admit(batch):
             return [self._barrier(window, batch, record, now_us, mode)]
@@ -144,7 +146,7 @@ class Planner:
         for component in components if blind else ():
             waits = dependencies.setdefault(component, {})
             waits.update({lane: max(seq, waits.get(lane, 0)) for lane, seq in blind.items()})
-        lane_of, lane_waits = assign(components, dependencies, self._loads[: self.active_lanes], self._prefer)
+        lane_of, lane_waits = assign(components, dependencies, self._loads[: self.active.count], self._prefer)
         chosen: dict[int, list[int]] = {}
         for component, transactions in components.items():
             chosen.setdefault(lane_of[component], []).extend(transactions)
@@ -153,6 +155,7 @@ class Planner:
             for lane in sorted(chosen)
         ]
         self._inflight.record(keys, {c: (lane, self._seqs[lane]) for c, lane in lane_of.items()})
+        self.active.observe(len(units), sum(1 for unit in units if unit.waits))
         return units
 
     def _busy(self) -> list[int]:
@@ -168,7 +171,7 @@ class Planner:
 
         Where foreign keys exist they go through one lane, parents first as the source sent them.
         """
-        lanes = 1 if self._rules.has_foreign_keys else self.active_lanes
+        lanes = 1 if self._rules.has_foreign_keys else self.active.count
         lane = min(range(lanes), key=self._loads.__getitem__)
         waits = {0: self._barrier_seq} if lane != 0 and self._inflight.applied[0] < self._barrier_seq else {}
         unit = self._unit(window, batch, record, lane, range(len(batch.positions)), waits, now_us)
