@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from pipeline.active_lanes import PROBE_WINDOWS_MIN, SETTLE_WINDOWS, ActiveLanes
@@ -42,7 +43,7 @@ def test_a_second_lane_is_tried_ever_less_often_where_it_never_helps() -> None:
     active = ActiveLanes(4)
     counts = _run(active, 20_000, 1.0)
     tried = [n for n in range(1, len(counts)) if counts[n - 1] == 1 and counts[n] == 2]
-    pauses = [later - earlier for earlier, later in zip(tried, tried[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
     assert pauses == sorted(pauses)
     assert sum(count == 1 for count in counts) > 0.95 * len(counts)
 
