@@ -18,6 +18,7 @@ from topologies.settings import Settings, StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
 log = logging.getLogger(__name__)
+ANSWER_S = 2.0  # a broker that has just created its offsets topic may leave a request without an answer
 
 
 def rewind_groups(settings: Settings) -> None:
@@ -55,7 +56,7 @@ def rewind_groups(settings: Settings) -> None:
 def _committed(admin: AdminClient, group: str, where: TopicPartition) -> int:
     def ask() -> int:
         request = [ConsumerGroupTopicPartitions(group, [where])]
-        for future in admin.list_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
+        for future in admin.list_consumer_group_offsets(request, request_timeout=ANSWER_S).values():
             for found in future.result().topic_partitions or []:
                 return int(found.offset)
         return -1

@@ -82,6 +82,7 @@ class BankLoad:
 
     def finish(self) -> None:
         """Stop writing and check everything: equal, no transfer missing or doubled, no torn snapshot seen."""
+        self._rig.until(lambda: self.snapshots, "the reader reads")
         self._stop_writers()
         self._rig.wait_until_equal()
         rows = self._rig.target_rows("SELECT count(*), count(DISTINCT number) FROM ledger_entry")
@@ -89,7 +90,6 @@ class BankLoad:
         assert there == distinct, f"{there} entries of {distinct} transfers"
         assert [(there,)] == self._rig.source_rows("SELECT count(*) FROM ledger_entry")
         assert not self.wrong, self.wrong[:5]
-        assert self.snapshots, "the reader has seen no snapshot"
 
     def _write(self, seed: int) -> None:
         dice = random.Random(seed)

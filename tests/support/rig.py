@@ -46,6 +46,7 @@ class Role:
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
     wanted: bool = True
+    gave_up: bool = False
     codes: list[int] = field(default_factory=list)
 
     @property
@@ -96,7 +97,7 @@ class Rig:
         with self._lock:
             for name in names or ROLES:
                 role = self.roles.setdefault(name, Role(name, self._directory / f"{self.stream}-{name}.log"))
-                role.wanted = True
+                role.wanted, role.gave_up = True, False
         self.until(lambda: all(self.roles[name].process is not None for name in names or ROLES), "roles start")
 
     def kill(self, *names: str, again: bool = True) -> None:
@@ -146,7 +147,7 @@ class Rig:
     def wait_for_end(self, name: str) -> int:
         """Wait until a role has ended and will not be started again by itself; returns its exit code."""
         role = self.roles[name]
-        self.until(lambda: bool(role.codes) and role.codes[-1] == EX_OPERATOR, f"{name} gives up", failing=False)
+        self.until(lambda: role.gave_up, f"{name} gives up", failing=False)
         return role.codes[-1]
 
     def _keep(self) -> None:
@@ -163,7 +164,7 @@ class Rig:
             role.codes.append(code)
             role.process = None
             if code == EX_OPERATOR:
-                role.wanted = False
+                role.wanted, role.gave_up = False, True
         if role.wanted:
             with role.log_path.open("ab") as log:
                 role.process = subprocess.Popen(
@@ -230,7 +231,7 @@ class Rig:
                     return
             except (psycopg.Error, HeadraceError) as error:
                 last = f" (last error: {error})"
-            if failing and any(role.codes[-1:] == [EX_OPERATOR] for role in self.roles.values()):
+            if failing and any(role.gave_up for role in self.roles.values()):
                 raise AssertionError(self._report(f"a role gave up while this was awaited: {what}{last}"))
             if time.monotonic() > end_s:
                 raise AssertionError(self._report(f"not in {timeout_s:.0f} s: {what}{last}"))
