@@ -36,11 +36,15 @@ class TargetColumn:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """`columns` of this table reference `parent_columns` of `parent`."""
+    """`columns` of this table reference `parent_columns` of `parent`.
+
+    `acts`: a change of the parent changes or deletes the referencing rows (CASCADE, SET NULL, SET DEFAULT).
+    """
 
     columns: tuple[str, ...]
     parent: TableName
     parent_columns: tuple[str, ...]
+    acts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

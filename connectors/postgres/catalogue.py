@@ -26,7 +26,9 @@ SELECT i.indrelid, i.indisprimary, (i.indkey::int2[])[0:i.indnkeyatts - 1],
  ORDER BY i.indrelid, i.indisprimary DESC, i.indexrelid
 """
 _FOREIGN = """
-SELECT f.conrelid, f.conkey, f.confrelid, f.confkey FROM pg_constraint f
+SELECT f.conrelid, f.conkey, f.confrelid, f.confkey,
+       f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd')
+  FROM pg_constraint f
  WHERE f.contype = 'f' AND f.conrelid = ANY (%s) AND f.confrelid = ANY (%s) ORDER BY f.oid
 """
 
@@ -42,9 +44,9 @@ def read_catalogue(conn: psycopg.Connection) -> Catalogue:
         numbers[oid, number] = name
     primary, uniques, opaque = _keys(conn, oids, numbers)
     foreign: dict[int, list[ForeignKey]] = {oid: [] for oid in oids}
-    for oid, key, parent, parent_key in conn.execute(_FOREIGN, [oids, oids]):
+    for oid, key, parent, parent_key, acts in conn.execute(_FOREIGN, [oids, oids]):
         own = tuple(numbers[oid, n] for n in key)
-        foreign[oid].append(ForeignKey(own, names[parent], tuple(numbers[parent, n] for n in parent_key)))
+        foreign[oid].append(ForeignKey(own, names[parent], tuple(numbers[parent, n] for n in parent_key), acts))
     return Catalogue({
         name: TargetTable(
             name, tuple(columns[oid]), primary.get(oid, ()), tuple(uniques.get(oid, ())),

@@ -36,6 +36,7 @@ _FENCE = (
 )
 _APPLIED = b"INSERT INTO headrace.applied VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::bytea)"
 _BEGIN = Statement(b"BEGIN", [], [])
+_DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
 _TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
 # A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
 _LIMITS = {
@@ -63,6 +64,9 @@ class PostgresLane:
                 sql.SQL("SET session_replication_role = {}").format(sql.Literal(settings.session_replication_role))
             )
             catalogue = read_catalogue(self._conn)
+            deferrable = self._conn.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
+        # What the source could defer, or check at the end of a statement, the target checks at the end.
+        self._begin = [_BEGIN, _DEFER] if self._enforced and deferrable is not None else [_BEGIN]
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         self._pipeline = StatementPipeline(self._conn)
         self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
@@ -102,36 +106,47 @@ class PostgresLane:
 
     def apply(self, group: UnitGroup) -> Applied:
         """Apply and commit; see `connectors.base.LaneTarget`."""
+        rows = sum(batch.rows() for batch in group.batches)
+        if _is_preparation(group) or (rows > ROW_BY_ROW_MAX and not group.serial):
+            return self._apply_sets(group, rows)
+        try:
+            return self._apply_rows(group, rows)
+        except RefusedError as refusal:
+            # One statement of the source may have changed rows that are in each other's way one by one.
+            try:
+                return self._apply_sets(group, rows, deletes_last=True)
+            except RefusedError:
+                raise refusal from None
+
+    def _apply_sets(self, group: UnitGroup, rows: int, *, deletes_last: bool = False) -> Applied:
         with self._transaction(f"applying {_extent(group)}"):
             self._roll_back_unfinished()
-            rows = sum(batch.rows() for batch in group.batches)
-            small = rows <= ROW_BY_ROW_MAX or group.serial
-            if small and not _is_preparation(group):
-                return self._apply_rows(group, rows)
-            if self._pipeline.run([_BEGIN, self._fence(group, rows)])[1] != 1:
+            if self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] != 1:
                 return self._refused(group)
-            applied = self._write(group.batches)
+            applied = self._write(group.batches, deletes_last=deletes_last)
             self._pipeline.run([self._positions(group)])
             self._conn.execute("COMMIT")
             self._sets.forget()
             return applied
 
     def _apply_rows(self, group: UnitGroup, rows: int) -> Applied:
-        changes = list(self._rows.changes(group.batches))
-        head = [_BEGIN, self._fence(group, rows), self._positions(group)]
-        counts = self._pipeline.run([*head, *(change.statement for change in changes)])
-        if counts[1] != 1:
-            return self._refused(group)
-        self._rows.check(changes, counts[len(head) :])
-        self._conn.execute("COMMIT")
-        return Applied(rows=len(changes))
+        with self._transaction(f"applying {_extent(group)}"):
+            self._roll_back_unfinished()
+            changes = list(self._rows.changes(group.batches))
+            head = [*self._begin, self._fence(group, rows), self._positions(group)]
+            counts = self._pipeline.run([*head, *(change.statement for change in changes)])
+            if counts[len(self._begin)] != 1:
+                return self._refused(group)
+            self._rows.check(changes, counts[len(head) :])
+            self._conn.execute("COMMIT")
+            return Applied(rows=len(changes))
 
     def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
         """Apply a part and leave the transaction open; the last part goes through `apply_last`."""
         with self._transaction(f"applying a part of {_extent(group)}"):
             if first:
                 self._roll_back_unfinished()
-                self._conn.execute("BEGIN")
+                self._pipeline.run(self._begin)
                 self._part_rows = 0
             self._require_begun()
             # Looked at, not locked: a planner that takes over must not wait for parts that never come.
@@ -174,18 +189,18 @@ class PostgresLane:
         changes = list(self._rows.changes(batches))
         return Applied(self._rows.check(changes, self._pipeline.run(change.statement for change in changes)))
 
-    def _write(self, batches: Sequence[ChangeBatch]) -> Applied:
+    def _write(self, batches: Sequence[ChangeBatch], *, deletes_last: bool = False) -> Applied:
         """Write the batches set-based, or in order where merging can't be right."""
         if any(batch.kind == "snapshot" and _has_truncate(batch) for batch in batches):
             self._prepare_snapshot(batches)
             return Applied()
         try:
             tables = net_change(batches)
-            if any(table.relation.name in self._cyclic for table in tables):
+            if not deletes_last and any(table.relation.name in self._cyclic for table in tables):
                 raise Unmergeable("rows reference rows of the same table")
         except Unmergeable:
             return self._write_in_order(batches)
-        rows, missing = self._sets.apply(tables)
+        rows, missing = self._sets.apply(tables, deletes_last=deletes_last)
         if missing:
             raise RefusedError(f"{self._where}: {missing} rows to update or delete were not there", "HR001")
         return Applied(rows)

@@ -116,8 +116,10 @@ class RowWriter:
         self, conn: psycopg.Connection, pipeline: StatementPipeline, catalogue: Catalogue, *, enforced: bool
     ) -> None:
         self._conn = conn
-        # Where the target enforces foreign keys, the deletion of a parent may have deleted the row already.
-        self._cascading = {name for name, table in catalogue.tables.items() if enforced and table.foreign_keys}
+        # Where the target enforces foreign keys, the change of a parent may have deleted or moved the row already.
+        self._cascading = {
+            name for name, table in catalogue.tables.items() if enforced and any(key.acts for key in table.foreign_keys)
+        }
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._statements: dict[Relation, _RowStatements] = {}
@@ -163,7 +165,8 @@ class RowWriter:
         fields = row_fields(cut.rows[row], width)
         values: list[Field] = [fields[n] for n in columns] + key
         formats = [statements.formats[n] for n in columns] + statements.key_formats
-        return RowChange(Statement(text, values, formats), table, "UPDATE", position, True)
+        statement = Statement(text, values, formats)
+        return RowChange(statement, table, "UPDATE", position, relation.name not in self._cascading)
 
     def _truncate(self, batch: ChangeBatch, rank: int) -> RowChange:
         tables: list[Relation] = []

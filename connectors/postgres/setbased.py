@@ -134,23 +134,28 @@ class SetWriter:
         self._filled.clear()
         self._made.clear()
 
-    def apply(self, tables: Sequence[NetTable]) -> tuple[int, int]:
+    def apply(self, tables: Sequence[NetTable], *, deletes_last: bool = False) -> tuple[int, int]:
         """Apply; return (rows meant, rows that an UPDATE or DELETE did not find).
 
-        Children are deleted before parents, parents written before children. Raises driver errors and
-        RefusedError.
+        Children are deleted before parents, parents written before children. Deletes go first, since they
+        free unique values; `deletes_last` suits foreign keys, whose references have moved by then. Raises
+        driver errors and RefusedError.
         """
         ordered = sorted(tables, key=lambda table: self._ranks.get(table.relation.name, 0))
-        missing = 0
-        for table in reversed(ordered):
-            if table.deletes:
-                missing += self._delete(table)
+        missing = 0 if deletes_last else self._delete_all(ordered)
         for table in ordered:
+            if table.inserts and deletes_last:
+                self._insert(table)
             for mask, rows in table.updates.items():
                 missing += self._update(table, mask, rows)
-            if table.inserts:
+            if table.inserts and not deletes_last:
                 self._insert(table)
+        if deletes_last:
+            missing += self._delete_all(ordered)
         return sum(table.rows for table in tables), missing
+
+    def _delete_all(self, ordered: Sequence[NetTable]) -> int:
+        return sum(self._delete(table) for table in reversed(ordered) if table.deletes)
 
     def _run(self, statement: sql.Composed) -> int:
         """Run a prepared statement; return the rows it touched."""
