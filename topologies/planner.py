@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def _make_app(settings: Settings) -> faust.App:
     return faust.App(
         settings.group("plan"),
         broker=";".join(f"kafka://{server}" for server in servers.split(",")),
+        datadir=Path(tempfile.gettempdir()) / "headrace-faust",  # stays empty: there are no tables
         autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
         broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,
         broker_max_poll_records=BUFFERED_RECORDS_MAX, stream_buffer_maxsize=BUFFERED_RECORDS_MAX,
