@@ -287,7 +287,8 @@ class PgOutputDecoder:
     def _type(self, data: bytes) -> None:
         oid = _UINT32.unpack_from(data, 26)[0]
         schema, name, _ = data[30:].split(b"\0", 2)
-        self._types[oid] = f"{schema.decode()}.{name.decode()}"
+        # A domain comes under its base type's name; the catalogue knew better, if it is not newer than that.
+        self._types.setdefault(oid, f"{schema.decode()}.{name.decode()}" if schema else name.decode())
 
     def _relation(self, data: bytes) -> None:
         oid = _UINT32.unpack_from(data, 26)[0]

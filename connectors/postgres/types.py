@@ -1,7 +1,8 @@
-"""Types whose binary form holds numbers (OIDs) that mean something on one server only.
+"""Types whose binary form does not travel to another server.
 
 An array names its element type by OID and a composite those of its columns; for built-in types these are
-the same everywhere, for others they are not. The `reg...` types are OIDs altogether.
+the same everywhere, for others they are not. The `reg...` types are OIDs altogether. And an array or
+composite of a type without a binary form has none either, which PostgreSQL notices too late.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ TEXT_SESSION = {
 }  # fmt: skip
 
 _LOCAL_COLUMNS = """
-WITH RECURSIVE used (relation, name, type) AS (
-    SELECT a.attrelid, a.attname, a.atttypid FROM pg_attribute a
+WITH RECURSIVE used (relation, name, type, nested) AS (
+    SELECT a.attrelid, a.attname, a.atttypid, false FROM pg_attribute a
      WHERE a.attrelid = ANY (%(tables)s::regclass[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
   UNION
-    SELECT u.relation, u.name, inner_type.oid FROM used u JOIN pg_type t ON t.oid = u.type,
+    SELECT u.relation, u.name, inner_type.oid, true FROM used u JOIN pg_type t ON t.oid = u.type,
          LATERAL (
              SELECT t.typelem AS oid WHERE t.typelem <> 0
              UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
@@ -37,7 +38,8 @@ WITH RECURSIVE used (relation, name, type) AS (
 )
 SELECT DISTINCT n.nspname, c.relname, u.name FROM used u
   JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = u.relation JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE (t.typcategory = 'A' AND t.typelem >= %(first)s)
+ WHERE (u.nested AND t.typsend = 0)
+    OR (t.typcategory = 'A' AND t.typelem >= %(first)s)
     OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
                                        AND NOT a.attisdropped AND a.atttypid >= %(first)s))
     OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%%' AND t.typtype = 'b')
