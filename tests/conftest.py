@@ -89,7 +89,5 @@ def fresh_database(server: EmbeddedPostgres) -> Iterator[str]:
 def _drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:
     """Drop the replication slots of `database`, first ending the sessions that use them."""
     slots = "FROM pg_replication_slots WHERE database = %s"
-    admin.execute(
-        f"SELECT pg_terminate_backend(active_pid, 5000) {slots} AND active_pid IS NOT NULL", [database]
-    )
+    admin.execute(f"SELECT pg_terminate_backend(active_pid, 5000) {slots} AND active_pid IS NOT NULL", [database])
     admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {slots}", [database])
