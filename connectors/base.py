@@ -204,13 +204,16 @@ class Ledger(Protocol):
         """Create the ledger and the stream's rows if they are missing."""
 
     def takeover(self) -> Restart:
-        """Raise the epoch of the stream and all its lanes; return where to start. Rule 3.
-
-        Forgets the reason that stopped the stream: an operator starts it again.
-        """
+        """Raise the epoch of the stream and all its lanes; return where to start. Rule 3."""
 
     def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
         """Move the watermark and delete `applied` rows below it; False when `epoch` is not current."""
+
+    def stop(self, reason: str) -> None:
+        """Write the reason that stops the stream, unless one is there already."""
+
+    def clear_stop(self) -> None:
+        """Forget the reason that stopped the stream: an operator starts it again."""
 
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules: no other planner took over, no crash of the target lost commits of it."""

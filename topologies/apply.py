@@ -22,7 +22,7 @@ from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
 from topologies.board import ProgressBoard
 from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
-from topologies.lane import LaneWorker
+from topologies.lane import Damage, LaneWorker
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
 
@@ -86,10 +86,10 @@ class Apply:
             return
         try:
             unit = decode_unit(value)
-            batch = decode_batch(unit.batch)
-        except SchemaError as damage:
-            raise RetriableError(f"topic {self._topic}, partition {partition}, offset {offset}: {damage}") from damage
-        self._workers[partition].put(QueuedUnit(unit, batch, offset, len(value)))
+            queued: QueuedUnit | Damage = QueuedUnit(unit, decode_batch(unit.batch), offset, len(value))
+        except SchemaError as error:
+            queued = Damage(f"topic {self._topic}, partition {partition}, offset {offset}: {error}", len(value))
+        self._workers[partition].put(queued)
 
     def _raise_failures(self) -> None:
         for worker in self._workers.values():

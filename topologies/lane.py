@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
@@ -38,6 +38,14 @@ MAPPING_STATES = ("42P01", "42703")  # the target's catalogue, as it was when th
 LAG_SAMPLES_MAX = 200  # of one target transaction
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A record of the lane that can't be read; `text` says where and why."""
+
+    text: str
+    size: int
+
+
 class LaneWorker(threading.Thread):
     """Applies the units of one (stream, lane). `connect` opens the target; `publish` sends progress."""
 
@@ -50,13 +58,14 @@ class LaneWorker(threading.Thread):
         self.lane = lane
         self.fatal: Exception | None = None
         self.done_offset = -1  # everything before it is applied or refused; safe to commit
-        self.queued_bytes = 0
+        self._bytes_in = 0  # each is written by one thread
+        self._bytes_out = 0
         self._connect = connect
         self._publish = publish
         self._board = board
         self._transactions_max = transactions_max
-        self._queue: queue.SimpleQueue[QueuedUnit] = queue.SimpleQueue()
-        self._ahead: QueuedUnit | None = None
+        self._queue: queue.SimpleQueue[QueuedUnit | Damage] = queue.SimpleQueue()
+        self._ahead: QueuedUnit | Damage | None = None
         self._target: LaneTarget | None = None
         self._row = LaneRow(0, 0, 0)
         self._stopping = threading.Event()
@@ -66,15 +75,15 @@ class LaneWorker(threading.Thread):
 
     # -- called by the consuming thread ----------------------------------------------------------
 
-    def put(self, unit: QueuedUnit) -> None:
+    def put(self, unit: QueuedUnit | Damage) -> None:
         """Queue a unit. The caller pauses the partition while `full`."""
-        self.queued_bytes += unit.size
+        self._bytes_in += unit.size
         self._queue.put(unit)
 
     @property
     def full(self) -> bool:
         """Whether the caller should stop reading this lane's partition."""
-        return self._queue.qsize() >= QUEUED_UNITS_MAX or self.queued_bytes >= QUEUED_BYTES_MAX
+        return self._queue.qsize() >= QUEUED_UNITS_MAX or self._bytes_in - self._bytes_out >= QUEUED_BYTES_MAX
 
     def stop(self) -> None:
         """Ask the thread to end after the commit it is at."""
@@ -87,7 +96,9 @@ class LaneWorker(threading.Thread):
         try:
             while not self._stopping.is_set():
                 unit = self._take(IDLE_S)
-                if unit is not None:
+                if isinstance(unit, Damage):
+                    self._skip(unit)
+                elif unit is not None:
                     self._handle(unit)
                 elif self._open is not None:
                     self._hold_open()
@@ -102,7 +113,7 @@ class LaneWorker(threading.Thread):
             if self._target is not None:
                 self._target.close()
 
-    def _take(self, timeout_s: float) -> QueuedUnit | None:
+    def _take(self, timeout_s: float) -> QueuedUnit | Damage | None:
         if self._ahead is not None:
             unit, self._ahead = self._ahead, None
             return unit
@@ -110,7 +121,7 @@ class LaneWorker(threading.Thread):
             unit = self._queue.get(timeout=timeout_s) if timeout_s else self._queue.get_nowait()
         except queue.Empty:
             return None
-        self.queued_bytes -= unit.size
+        self._bytes_out += unit.size
         return unit
 
     def _handle(self, first: QueuedUnit) -> None:
@@ -125,6 +136,9 @@ class LaneWorker(threading.Thread):
             return
         group = [first]
         while (unit := self._take(0)) is not None:
+            if isinstance(unit, Damage):
+                self._ahead = unit
+                break
             ready = self._board.met(self.stream, unit.unit.epoch, unit.unit.waits)
             if not ready or not may_follow(group, unit, self._transactions_max, GROUP_BYTES_MAX):
                 self._ahead = unit
@@ -214,6 +228,17 @@ class LaneWorker(threading.Thread):
         """Report a failure, and do nothing more in this epoch."""
         self._failure = replace(self._progress(group, Applied()), seq=seq, failure=failure)
         self._due_s = time.monotonic() + REPEAT_S
+        self._publish(self._failure)
+
+    def _skip(self, damage: Damage) -> None:
+        """A record that can't be read may have been a unit: have everything not applied planned again."""
+        log.error("lane %s: %s", self.name, damage.text)
+        self._row = self._with_target(lambda target: target.lane_row())
+        self._due_s = time.monotonic() + REPEAT_S
+        self._failure = Progress(
+            self.stream, 0, self.lane, self._row.epoch, self._row.seq, 0, 0, time.time_ns() // 1000, 0, 0,
+            self._queue.qsize(), failure=Failure(0, "", damage.text, poison=False),
+        )  # fmt: skip
         self._publish(self._failure)
 
     def _repeat_failure(self, failure: Progress) -> None:

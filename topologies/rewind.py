@@ -22,7 +22,9 @@ ANSWER_S = 2.0  # a broker that has just created its offsets topic may leave a r
 
 
 def rewind_groups(settings: Settings) -> None:
-    """Create the topics, then rewind the planner group where it is ahead. Raises ConfigError, RetriableError.
+    """Create topics and ledgers, then rewind the planner group where it is ahead.
+
+    Stopped streams count as started again. Raises ConfigError, RetriableError.
 
     The apply group needs no rewind: its lanes start from the ledger's own offsets.
     """
@@ -71,6 +73,7 @@ def _ledger_offset(stream: StreamConfig) -> int:
     ledger = make(stream.name, stream.target_settings())
     try:
         ledger.ensure()
+        ledger.clear_stop()
         row = ledger.stream_row()
     finally:
         ledger.close()

@@ -79,11 +79,21 @@ class StreamPlanner:
         async with self._lock:
             if self._planner is None:
                 return  # the partition was lost while waiting; its new owner reads the record again
-            record = event.value
-            units = self._planner.offer(decode_batch(record), record, offset + 1, event, time.time_ns() // 1000)
+            units = self._offer(self._planner, event)
             self._next_offset = offset + 1
             await self._send(units)
             self._retire()
+
+    def _offer(self, planner: Planner, event: EventT[bytes]) -> list[ApplyUnit]:
+        record, offset = event.value, event.message.offset
+        try:
+            return planner.offer(decode_batch(record), record, offset + 1, event, time.time_ns() // 1000)
+        except SchemaError as error:
+            raise StreamStoppedError(
+                f"stream {self._stream.name}: the record at topic {self._changes_topic}, partition {self._number}, "
+                f"offset {offset} can't be read: {error}. Nothing at or beyond it was applied; if a newer version "
+                "wrote it, upgrade, else take a new snapshot."
+            ) from error
 
     async def _take_over(self) -> Planner:
         start = await self._with_ledger(lambda ledger: ledger.takeover())
@@ -277,6 +287,13 @@ class StreamPlanner:
         self._retired.clear()
         self._news.set()
 
+    async def _record_stop(self, reason: str) -> None:
+        """Tell `headrace status` why; the log has it too, so one try is enough."""
+        try:
+            await asyncio.to_thread(self._call, lambda ledger: ledger.stop(reason))
+        except HeadraceError as error:
+            log.warning("%s", error)
+
     async def _fail(self, error: Exception, offset: int) -> None:
         if self.fatal is not None:
             return
@@ -284,4 +301,6 @@ class StreamPlanner:
         place = f" at topic {self._changes_topic}, partition {self._number}, offset {offset}" if offset >= 0 else ""
         expected = isinstance(error, (HeadraceError, SchemaError, RefusedError))
         log.error("stream %s: the planner stops%s: %s", self._stream.name, place, error, exc_info=not expected)
+        if isinstance(error, StreamStoppedError):
+            await self._record_stop(str(error))
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._stop()))

@@ -258,9 +258,11 @@ class PostgresLane:
         with translated(f"{self._where}: {doing}"):
             try:
                 yield
-            except (psycopg.Error, RefusedError, SchemaError):
+            except (psycopg.Error, RefusedError, SchemaError) as error:
                 if not self._conn.closed and not self._conn.broken:
                     self._roll_back()
+                if isinstance(error, SchemaError):
+                    raise RefusedError(f"{self._where}: {doing}: {error}", "HR003") from error
                 raise
 
     def _roll_back_unfinished(self) -> None:

@@ -94,7 +94,7 @@ class PostgresLedger:
         """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions."""
         with translated(f"{self._where}: taking over"), self._conn.transaction():
             row = self._conn.execute(
-                "UPDATE headrace.stream SET epoch = epoch + 1, stopped = '', updated_at = now() WHERE stream = %s"
+                "UPDATE headrace.stream SET epoch = epoch + 1, updated_at = now() WHERE stream = %s"
                 " RETURNING epoch, generation, watermark",
                 [self._stream],
             ).fetchone()
@@ -140,6 +140,18 @@ class PostgresLedger:
                 [self._stream, generation, watermark],
             )
         return True
+
+    def stop(self, reason: str) -> None:
+        """Write why the stream stops; the first reason stays."""
+        with translated(f"{self._where}: stopping"):
+            self._conn.execute(
+                "UPDATE headrace.stream SET stopped = %s WHERE stream = %s AND stopped = ''", [reason, self._stream]
+            )
+
+    def clear_stop(self) -> None:
+        """Forget why the stream stopped."""
+        with translated(f"{self._where}: starting again"):
+            self._conn.execute("UPDATE headrace.stream SET stopped = '' WHERE stream = %s", [self._stream])
 
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules, in this life of the server."""

@@ -121,7 +121,7 @@ class Rig:
             if process is not None:
                 process.terminate()
                 process.wait(WAIT_S)
-            self.until(lambda role=role: role.process is None, f"{name} ends")  # type: ignore[misc]
+            self.until(lambda role=role: role.process is None, f"{name} ends", failing=False)  # type: ignore[misc]
             codes.append(role.codes[-1])
         return codes
 

@@ -47,7 +47,7 @@ def end_offset(settings: Settings, kind: str, partition: int = 0) -> int:
 
 
 def write_topic(settings: Settings, kind: str, values: list[bytes], partition: int = 0) -> None:
-    """Append values to one partition, in order."""
+    """Append values to one partition, in order. Their key, which compacted topics need, says who wrote them."""
     producer = Producer({
         "bootstrap.servers": settings.kafka.bootstrap_servers, "enable.idempotence": True, "compression.type": "lz4",
         "message.max.bytes": 16 * 1024 * 1024, "log_level": 0,
@@ -55,7 +55,7 @@ def write_topic(settings: Settings, kind: str, values: list[bytes], partition: i
     lost: list[str] = []
     for value in values:
         producer.produce(
-            settings.topic(kind), value, partition=partition,
+            settings.topic(kind), value, key="tests", partition=partition,
             on_delivery=lambda error, _: lost.append(error.str()) if error is not None else None,
         )  # fmt: skip
     assert producer.flush(TIMEOUT_S) == 0
