@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -47,6 +48,7 @@ class StreamPlanner:
         self._units_topic = settings.topic("units")
         self._changes_topic = settings.topic("changes")
         self._ledger: Ledger | None = None
+        self._ledger_lock = threading.Lock()
         self._producer: Producer | None = None
         self._planner: Planner | None = None
         self._next_offset = -1
@@ -262,23 +264,28 @@ class StreamPlanner:
             except RetriableError as error:
                 pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
                 log.warning("%s; trying again in %.1f s", error, pause_s)
-                self._close_ledger()
                 attempt += 1
                 await asyncio.sleep(pause_s)
 
     def _call(self, call: Callable[[Ledger], T]) -> T:
-        if self._ledger is None:
-            make = load_connector(self._stream.target.connector).ledger
-            if make is None:
-                raise ConfigError(f"stream {self._stream.name}: connector {self._stream.target.connector} is no target")
-            self._ledger = make(self._stream.name, self._stream.target_settings())
-            self._ledger.ensure()
-        return call(self._ledger)
+        """One at a time, though several tasks may ask: their transactions share the connection."""
+        with self._ledger_lock:
+            try:
+                if self._ledger is None:
+                    self._ledger = self._open_ledger()
+                    self._ledger.ensure()
+                return call(self._ledger)
+            except RetriableError:
+                if self._ledger is not None:
+                    self._ledger.close()
+                    self._ledger = None
+                raise
 
-    def _close_ledger(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
-            self._ledger = None
+    def _open_ledger(self) -> Ledger:
+        make = load_connector(self._stream.target.connector).ledger
+        if make is None:
+            raise ConfigError(f"stream {self._stream.name}: connector {self._stream.target.connector} is no target")
+        return make(self._stream.name, self._stream.target_settings())
 
     def lose(self) -> None:
         """Forget everything: the partition went to another worker, or another planner took over."""

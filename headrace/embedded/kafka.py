@@ -156,7 +156,8 @@ class EmbeddedKafka(EmbeddedServer):
         """Give a new data directory its cluster id."""
         if (self.home / "data" / "meta.properties").exists():
             return
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # An id that began with "-" would be taken for an option.
+        cluster_id = "h" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
         arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(self._properties_path)]
         run_logged(
             f"{self.title} cannot format its data directory",

@@ -182,12 +182,12 @@ def kill_again_and_again(rig: Rig, server: EmbeddedKafka | EmbeddedPostgres, rou
 
 def test_the_target_is_killed(kafka: EmbeddedKafka, source_db: str, own_pg: EmbeddedPostgres, tmp_path: Path) -> None:
     with Rig(tmp_path, kafka.bootstrap_servers, source_db, own_pg.dsn()) as rig:
-        kill_again_and_again(rig, own_pg, rounds=3)
+        kill_again_and_again(rig, own_pg, rounds=2)
 
 
 def test_the_source_is_killed(kafka: EmbeddedKafka, target_db: str, own_pg: EmbeddedPostgres, tmp_path: Path) -> None:
     with Rig(tmp_path, kafka.bootstrap_servers, own_pg.dsn(), target_db) as rig:
-        kill_again_and_again(rig, own_pg, rounds=4)
+        kill_again_and_again(rig, own_pg, rounds=3)
 
 
 def test_the_broker_is_killed(own_dir: Path, source_db: str, target_db: str, tmp_path: Path) -> None:
@@ -198,4 +198,4 @@ def test_the_broker_is_killed(own_dir: Path, source_db: str, target_db: str, tmp
         EmbeddedKafka(own_dir, settings=short) as broker,
         Rig(tmp_path, broker.bootstrap_servers, source_db, target_db) as rig,
     ):
-        kill_again_and_again(rig, broker, rounds=2)
+        kill_again_and_again(rig, broker, rounds=1)
