@@ -39,7 +39,7 @@ name = "{stream}"
 
 [streams.source]
 dsn = "{source}"
-linger_ms = 5 # twenty times fewer records than one a commit, for a few milliseconds of lag
+linger_ms = 5 # several transactions a record at this rate, for a few milliseconds of lag
 
 [streams.target]
 dsn = "{target}"
