@@ -45,14 +45,16 @@ def drop_streams(settings: Settings, streams: Sequence[StreamConfig]) -> list[st
     """
     admin = make_admin(settings)
     _require_idle(admin, settings)
-    removed = []
+    removed = [line for stream in streams for line in source_admin(stream).drop()]
+    if len(streams) == len(settings.streams):
+        removed += _drop_topics(admin, settings) + _drop_groups(admin, settings)
+    else:
+        removed += [line for stream in streams for line in _drop_records(admin, settings, stream)]
+    # The ledger goes last: without it, units that are still in Kafka would be applied again.
     for stream in streams:
-        removed += source_admin(stream).drop()
         with open_ledger(stream) as ledger:
             removed += ledger.drop()
-    if len(streams) == len(settings.streams):
-        return removed + _drop_topics(admin, settings) + _drop_groups(admin, settings)
-    return removed + [line for stream in streams for line in _drop_records(admin, settings, stream)]
+    return removed
 
 
 def _require_idle(admin: AdminClient, settings: Settings) -> None:
@@ -110,7 +112,10 @@ def _drop_records(admin: AdminClient, settings: Settings, stream: StreamConfig) 
 
 
 def _partitions(settings: Settings, stream: StreamConfig) -> list[TopicPartition]:
-    """The partitions that belong to the stream alone, to their ends (offset -1)."""
+    """The partitions that belong to the stream alone, to their ends (offset -1).
+
+    Not those of `progress`: Kafka refuses to delete from a compacted topic, and old progress is harmless.
+    """
     number = settings.numbers()[stream.name]
     lanes = [TopicPartition(settings.topic("units"), LANES_MAX * number + lane, -1) for lane in range(LANES_MAX)]
-    return [TopicPartition(settings.topic(kind), number, -1) for kind in ("changes", "progress")] + lanes
+    return [TopicPartition(settings.topic("changes"), number, -1), *lanes]

@@ -8,6 +8,7 @@ import re
 import time
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -103,6 +104,39 @@ def test_a_role_that_needs_an_operator_stops_everything(setup: Setup, start: Sta
     run = start(setup.start("run"))
     assert run.end() == EX_FAILURE
     assert re.search(rf"ERROR \S+ cannot go on: topic {name} has 7 partitions, 16 are needed", run.text())
+
+
+def test_dropping_one_stream_of_two(setup: Setup, start: Starter) -> None:
+    other = f"{setup.stream}_other"
+    setup.more["target"] = (
+        f'[[streams]]\nname = "{other}"\n[streams.source]\ndsn = "{setup.source}"\n'
+        f'[streams.target]\ndsn = "{setup.target}"\n'
+    )
+    capture = start(setup.start("capture"))
+    for stream in (setup.stream, other):
+        capture.await_text(f"stream {stream}: capture starts anew")
+    end_s = time.monotonic() + 20
+    while min(held(setup).values()) == 0:
+        assert time.monotonic() < end_s, capture.text()
+    assert capture.stop() == EX_OK
+    before = held(setup)
+    done = setup.run("drop", "--yes", "--stream", setup.stream)
+    assert done.code == EX_OK, done.err
+    assert f"removed records of stream {setup.stream} in topic {setup.prefix}.changes" in done.out
+    assert held(setup) == {0: 0, 1: before[1]}
+
+
+def held(setup: Setup) -> dict[int, int]:
+    """Records in each partition of `changes`."""
+    consumer = Consumer({"bootstrap.servers": setup.servers, "group.id": "counting"})
+    try:
+        counts = {}
+        for number in range(2):
+            low, high = consumer.get_watermark_offsets(TopicPartition(f"{setup.prefix}.changes", number), timeout=10)
+            counts[number] = high - low
+        return counts
+    finally:
+        consumer.close()
 
 
 def test_waiting_for_a_stream_that_nobody_runs(setup: Setup) -> None:
