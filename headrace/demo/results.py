@@ -23,7 +23,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The crash: when, the first commit after it, and when the lag was back to what it was."""
+    """The crash: when, the first commit after it, and when the lag was small again (both in seconds after it)."""
 
     at_s: float
     pid: int
@@ -74,7 +74,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
         ("highest rate at the target", f"{result.peak_applied_per_s:,.0f} transactions/s"),
         ("apply process killed with -9", f"at {kill.at_s:.1f} s (pid {kill.pid})" if kill else "no"),
         ("first commit after the crash", f"{seconds_text(kill.first_commit_s)} later" if kill else "-"),
-        ("lag as before the crash", f"{seconds_text(kill.caught_up_s)} after it" if kill else "-"),
+        ("lag under a second again", _caught_up(kill)),
         ("rows that differ", f"{result.check.differences:,} in {len(result.check.tables)} tables"),
     ]
 
@@ -87,6 +87,12 @@ def summary(result: Result) -> Table:
     verdict = "[green]the target equals the source[/green]" if result.right else "[red]THE TARGET DIFFERS[/red]"
     table.add_row("verdict", verdict)
     return table
+
+
+def _caught_up(kill: Kill | None) -> str:
+    if kill is None:
+        return "-"
+    return "not before the end" if kill.caught_up_s is None else f"{seconds_text(kill.caught_up_s)} after the crash"
 
 
 def _lags(lags: tuple[float | None, ...]) -> str:
