@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from pipeline.builder import BatchBuilder, SectionBuilder
 from pipeline.catalogue import BYTEWISE_TYPES, Catalogue, ForeignKey, TargetColumn, TargetTable
-from schemas.change_batch import TRUNCATE, UPDATE, ChangeBatch, Column, Relation
+from pipeline.conflicts import KeyRules
+from pipeline.independent import window_keys
+from schemas.change_batch import TRUNCATE, UPDATE, ChangeBatch, Column, Relation, decode_batch, encode_batch
 from schemas.rows import key_fields, pack_fields, pack_row, row_fields
 
 Value = int | str | None
@@ -183,3 +185,10 @@ def unpack_key(data: bytes, relation: Relation) -> Row:
     return tuple(
         value(piece, column.type) for piece, column in zip(key_fields(data, len(columns)), columns, strict=True)
     )
+
+
+def packed_sets(rules: KeyRules, window: Sequence[Transaction]) -> set[frozenset[int]]:
+    """The independent sets of a window as today's code finds them in its record."""
+    components = window_keys(decode_batch(encode_batch(pack_batch(window))), rules).components()
+    assert all(members == sorted(members) and members[0] == name for name, members in components.items())
+    return {frozenset(members) for members in components.values()}

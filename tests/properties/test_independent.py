@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline import lanes
 from pipeline.conflicts import KeyRules
-from pipeline.independent import window_keys
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import DELETE, INSERT, UPDATE, decode_batch, encode_batch
-from tests.properties.model import Change, Row, Table, Transaction, catalogue, pack_batch
+from tests.properties.model import Change, Row, Table, Transaction, catalogue, pack_batch, packed_sets
 from tests.properties.oracle import conflict, independent_sets
 from tests.properties.strategies import ACCOUNT, CHILD, PAIR, TABLES, partition, windows
 
@@ -24,9 +23,7 @@ RULES = KeyRules(catalogue(TABLES))
 
 
 def found_sets(window: list[Transaction]) -> set[frozenset[int]]:
-    components = window_keys(decode_batch(encode_batch(pack_batch(window))), RULES).components()
-    assert all(members == sorted(members) and members[0] == name for name, members in components.items())
-    return {frozenset(members) for members in components.values()}
+    return packed_sets(RULES, window)
 
 
 @given(windows(transactions_max=20))
