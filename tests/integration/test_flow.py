@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import psycopg
 import pytest
 
@@ -11,6 +9,7 @@ from schemas.change_batch import decode_batch
 from tests.support.fixtures import SharedRig
 from tests.support.rig import Rig
 from tests.support.topics import read_topic
+from tests.support.writing import commit_each
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -31,7 +30,6 @@ TABLES = (
     "CREATE TABLE parent (id int PRIMARY KEY, name text)",
     "CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent, note text)",
     "CREATE TABLE seat (id int PRIMARY KEY, place int UNIQUE, version int NOT NULL DEFAULT 0)",
-    "CREATE TABLE hot (id int PRIMARY KEY, version int NOT NULL)",
     "CREATE TABLE noted (id int PRIMARY KEY)",
     "CREATE TABLE always (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, value int)",
     "ALTER TABLE always ADD number int GENERATED ALWAYS AS IDENTITY",
@@ -58,22 +56,6 @@ def rig(shared_rig: SharedRig) -> Rig:
     rig = shared_rig(*TABLES, source={"tables": ["*.*"]})
     rig.start()
     return rig
-
-
-def commit_each(rig: Rig, *statements: str) -> None:
-    """Run statements on the source, each in a transaction of its own, as fast as it goes."""
-    with psycopg.connect(rig.source_dsn, autocommit=True) as conn, conn.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement.encode())
-
-
-def commit_in_one_window(rig: Rig, *statements: str) -> None:
-    """The same, and they reach the planner in one batch: capture finds them all when it goes on."""
-    rig.pause("capture")
-    try:
-        commit_each(rig, *statements)
-    finally:
-        rig.resume("capture")
 
 
 @pytest.mark.parametrize("rows", [FEW, MANY])
@@ -203,56 +185,6 @@ def test_unique_values_change_rows_in_one_transaction(rig: Rig, rows: int) -> No
         f" WHERE NOT EXISTS (SELECT FROM seat WHERE place = n)",
     )
     rig.wait_until_equal("seat")
-
-
-def test_unique_values_change_rows_across_transactions(rig: Rig) -> None:
-    # The source does not log the value that an update frees: these dependences only show at the target.
-    first, pairs = 5_000_000, 150
-    rig.source(f"INSERT INTO seat SELECT {first} + n, {first} + n FROM generate_series(1, {2 * pairs}) n")
-    rig.wait_until_equal("seat")
-    moves = []
-    for n in range(pairs):
-        left, right = first + 2 * n + 1, first + 2 * n + 2
-        moves += [(left, -left), (right, left), (left, right)]
-    # The first moves of all pairs, then the second, then the third: the window is wide, and its lanes need
-    # each other's changes. The planner has to make one unit of it.
-    order = [*moves[0::3], *moves[1::3], *moves[2::3]]
-    commit_in_one_window(rig, *(f"UPDATE seat SET place = {place} WHERE id = {row}" for row, place in order))
-    rig.wait_until_equal("seat")
-    assert "planning again" in rig.log("plan")
-    # And with rows that are deleted and whose seats are taken by new ones.
-    for n in range(pairs):
-        commit_each(
-            rig,
-            f"DELETE FROM seat WHERE id = {first + 2 * n + 1}",
-            f"INSERT INTO seat VALUES ({first + 2 * n + 1 + 1_000_000}, {first + 2 * n + 2})"
-            " ON CONFLICT (place) DO UPDATE SET version = 7",
-        )
-    rig.wait_until_equal("seat")
-
-
-def test_many_lanes_keep_the_order_of_each_row(rig: Rig) -> None:
-    keys, rounds = 60, 15
-    rig.source(f"INSERT INTO hot SELECT n, 0 FROM generate_series(1, {keys}) n")
-    rig.wait_until_equal("hot")
-    with psycopg.connect(rig.target_dsn, autocommit=True) as conn:
-        conn.execute(
-            "CREATE FUNCTION forward() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            " IF NEW.version <= OLD.version THEN RAISE EXCEPTION 'row % goes back', NEW.id; END IF;"
-            " RETURN NEW; END $$"
-        )
-        conn.execute("CREATE TRIGGER forward BEFORE UPDATE ON hot FOR EACH ROW EXECUTE FUNCTION forward()")
-        conn.execute("ALTER TABLE hot ENABLE ALWAYS TRIGGER forward")
-    version = itertools.count(1)
-    statements = []
-    for step in range(rounds):
-        for key in range(1, keys + 1):
-            other = 1 + (key * 7 + step) % keys  # ties two rows together, other ones in each round
-            statements.append(f"UPDATE hot SET version = {next(version)} WHERE id IN ({key}, {other})")
-    commit_in_one_window(rig, *statements)
-    rig.wait_until_equal("hot")
-    lanes = rig.target_rows("SELECT lane FROM headrace.lane WHERE transactions > 0")
-    assert len(lanes) > 1, "only one lane was used"
 
 
 def test_logical_messages_travel_and_hold_nothing_up(rig: Rig) -> None:
