@@ -99,7 +99,8 @@ class ReplicationConnection:
             )
         if state in ("55000", "58P01") or "can no longer" in message:
             return StreamStoppedError(
-                f"{text}; the slot has lost WAL that was not captured yet. To start anew: `headrace drop`, then empty the target tables."
+                f"{text}; the slot has lost WAL that was not captured yet. To start anew: `headrace drop`, then empty "
+                "the target tables."
             )
         return ConfigError(text) if state[:2] in ("42", "28", "22") else RetriableError(text)
 
