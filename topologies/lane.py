@@ -329,14 +329,12 @@ class LaneWorker(threading.Thread):
         log.info("lane %s: epoch %d seq %d refused: %s", self.name, last.unit.epoch, last.unit.seq, fenced.value)
         if fenced is Fenced.STALE:
             return self._apply_rest(group)
-        if fenced is Fenced.AHEAD:
-            raise StreamStoppedError(
-                f"stream {self.stream}: units of epoch {last.unit.epoch} meet a ledger of epoch {self._row.epoch}: the "
-                "target went back in time (restored?). Restart the planner: it rewinds to the ledger."
-            )
         text = f"units before seq {group[0].unit.seq} are missing"
         if fenced is Fenced.UNCHANGED:
             text = "the target has been restarted since the planner took over: commits may be lost"
+        if fenced is Fenced.AHEAD:
+            text = f"the ledger is at epoch {self._row.epoch}: the target went back in time (restored from a backup?)"
+            log.warning("lane %s: %s; waiting for a planner to take over", self.name, text)
         # No window is to blame (position 0): the planner takes over from the ledger.
         self._fail(group, self._row.seq, Failure(0, "", text, poison=False))
         return False

@@ -91,11 +91,15 @@ class PostgresLedger:
             )
 
     def takeover(self) -> Restart:
-        """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions."""
+        """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions.
+
+        An epoch is the second of its takeover, or the next number: a target that was restored from a backup
+        must not use an epoch again that its lost history has used, since units of that time are still there.
+        """
         with translated(f"{self._where}: taking over"), self._conn.transaction():
             row = self._conn.execute(
-                "UPDATE headrace.stream SET epoch = epoch + 1, updated_at = now() WHERE stream = %s"
-                " RETURNING epoch, generation, watermark",
+                "UPDATE headrace.stream SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint),"
+                " updated_at = now() WHERE stream = %s RETURNING epoch, generation, watermark",
                 [self._stream],
             ).fetchone()
             if row is None:
