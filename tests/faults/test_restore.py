@@ -51,7 +51,7 @@ def test_a_restored_target_catches_up(make_rig: MakeRig, target_pg: EmbeddedPost
     rig.stop(*ROLES)
     name = psycopg.conninfo.conninfo_to_dict(rig.target_dsn)["dbname"]
     with psycopg.connect(target_pg.dsn(), autocommit=True) as admin:
-        admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(str(name))))
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(str(name))))
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
     run(target_pg, "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(backup), rig.target_dsn)
     assert rig.target_rows("SELECT count(*) FROM log") == [(STEP,)]
