@@ -24,6 +24,23 @@ class LaneRow:
     next_offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class OpenParts:
+    """A large transaction that a lane has begun: its epoch, and the run of units taken so far.
+
+    The ledger sees the first and the last seq of the run alone, so a unit missing between them has to be
+    noticed here: the target transaction would lack its rows.
+    """
+
+    epoch: int
+    first_seq: int
+    last_seq: int
+
+    def continued_by(self, epoch: int, seq: int) -> bool:
+        """Whether (epoch, seq) is the next unit of the run. Of the same epoch and not the next, it is a gap."""
+        return epoch == self.epoch and seq == self.last_seq + 1
+
+
 def judge(row: LaneRow, epoch: int, first_seq: int, last_seq: int) -> Fenced:
     """Return why `row` refused the units first_seq..last_seq of `epoch`: a group is admitted whole or not at all."""
     assert first_seq <= last_seq, "a group's units are in order"

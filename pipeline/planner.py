@@ -86,6 +86,7 @@ class Planner:
         self._loads = [0] * LANES_MAX
         self._serial_at: int | None = None
         self._barrier_seq = 0
+        self._parts_open = False  # the last unit of lane 0 is a part of a transaction that has not ended
 
     @property
     def full(self) -> bool:
@@ -130,10 +131,13 @@ class Planner:
         return [n for n in indexes if batch.positions[n] not in applied]
 
     def _plan(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int, mode: str) -> list[ApplyUnit]:
-        if batch.kind == "snapshot" and not _has_barrier(batch):
-            return [self._snapshot(window, batch, record, now_us)]
-        if mode == SERIAL or not batch.whole or _has_barrier(batch):
+        # A capture that starts again may send whole what another had begun to send in parts. The lane commits
+        # its parts with the unit that follows them, so that unit must be in the same lane.
+        alone = mode == SERIAL or not batch.whole or self._parts_open
+        if alone or _has_barrier(batch):
             return [self._barrier(window, batch, record, now_us, mode)]
+        if batch.kind == "snapshot":
+            return [self._snapshot(window, batch, record, now_us)]
         if self.active.count == 1 and set(self._busy()) <= {0}:
             self.active.observe(1, 0)
             return [self._single(window, batch, record, now_us)]
@@ -186,6 +190,7 @@ class Planner:
         unit = self._unit(window, batch, record, 0, range(len(batch.positions)), waits, now_us, mode)
         self._inflight.record_blind(0, unit.seq)
         self._barrier_seq = unit.seq
+        self._parts_open = not batch.last_part
         return unit
 
     def _unit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.fence import Fenced, LaneRow, admits, judge
+from pipeline.fence import Fenced, LaneRow, OpenParts, admits, judge
 
 ROW = LaneRow(epoch=5, seq=10, next_offset=0)
 
@@ -41,3 +41,11 @@ def test_a_group_is_refused_for_a_reason_exactly_where_its_first_unit_is_not_adm
             for last in range(first, 16):
                 unchanged = judge(ROW, epoch, first, last) is Fenced.UNCHANGED
                 assert unchanged == admits(ROW, epoch, first)
+
+
+def test_a_large_transaction_is_continued_by_its_next_unit_alone() -> None:
+    """The ledger sees only its first and last seq: a unit missing between them would be missing in the target."""
+    begun = OpenParts(epoch=5, first_seq=3, last_seq=6)
+    assert begun.continued_by(5, 7)
+    for epoch, seq in ((5, 8), (5, 6), (5, 3), (4, 7), (6, 7), (6, 1)):
+        assert not begun.continued_by(epoch, seq)

@@ -181,6 +181,19 @@ def test_a_large_transaction_that_is_read_again_does_not_fill_the_limit() -> Non
         assert len(offer(one, batch(1, 7))) == 1
 
 
+def test_a_transaction_begun_in_parts_and_sent_whole_ends_in_the_lane_of_its_parts() -> None:
+    """The lane commits the parts with the unit that follows them; in another lane it would wait for ever."""
+    wide = planner(lanes=2)
+    offer(wide, batch(0, *range(300)))
+    wide.progress(0, 1, 1)
+    (part,) = offer(wide, parts(300, 2)[0])
+    assert (part.lane, part.seq) == (0, 2)
+    (whole,) = offer(wide, batch(300, 1, 2, *range(150, 300)))
+    assert (whole.lane, whole.seq) == (0, 3)
+    (after,) = offer(wide, batch(452, 1))
+    assert (after.lane, after.seq) == (0, 4)
+
+
 def test_late_parts_of_a_replaced_capture_are_not_acknowledged_before_the_transaction_ends() -> None:
     """Otherwise a new planner would begin within it."""
     one = planner(applied=[1])

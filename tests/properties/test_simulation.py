@@ -1,0 +1,275 @@
+"""Random histories with faults keep every promise; with a bug planted, the same histories show it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline import fence, independent, lanes, planner
+from pipeline.chain import Chain, Link, Verdict
+from pipeline.conflicts import KeyRules, KeyUse
+from pipeline.errors import StreamGapError
+from pipeline.fence import LaneRow, OpenParts
+from pipeline.inflight import InFlight, LaneSeqs
+from pipeline.planner import Planner, Window
+from schemas.apply_unit import ApplyUnit
+from schemas.change_batch import ChangeBatch, Relation
+from tests.properties.simulation import simulate
+from tests.properties.target_model import BrokenPromiseError
+
+SEEDS = 200  # of each kind
+SEEDS_WITH_A_BUG = 300  # each bug must show in one of them
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fine_grain() -> Iterator[None]:
+    """Spread a window over the lanes however small it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "GRAIN_TRANSACTIONS", 1)
+        yield
+
+
+def test_random_histories_keep_every_promise() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        for focus in ("", "parts", "codes"):
+            try:
+                seen += simulate(seed, focus).seen
+            except (BrokenPromiseError, StreamGapError) as error:
+                raise AssertionError(f"simulate({seed}, {focus!r})") from error
+    expected = {
+        "takeover", "record repeated", "record overlapping", "part", "part of a replaced capture", "merged",
+        "stale", "gap", "refused", "died after the commit", "waited", "news lost", "superseded", "serial window",
+    }  # fmt: skip
+    assert expected <= seen.keys(), "the histories no longer hold what they are made for"
+
+
+# -- planted bugs ------------------------------------------------------------------------------------
+
+Patch = pytest.MonkeyPatch
+
+
+def applied_positions_ignored(patch: Patch) -> None:
+    def missing(self: Planner, batch: ChangeBatch, first: int) -> Sequence[int]:
+        return range(first, len(batch.positions))
+
+    patch.setattr(Planner, "_missing", missing)
+
+
+def repeated_batch_accepted(patch: Patch) -> None:
+    offer = Chain.offer
+
+    def careless(self: Chain, batch: ChangeBatch) -> Link:
+        link = offer(self, batch)
+        return Link(Verdict.ACCEPT) if link.verdict is Verdict.REPEAT and batch.generation == self.generation else link
+
+    patch.setattr(Chain, "offer", careless)
+
+
+def overlap_not_cut(patch: Patch) -> None:
+    offer = Chain.offer
+    patch.setattr(Chain, "offer", lambda self, batch: replace(offer(self, batch), first=0))
+
+
+def runs_of_parts_mixed(patch: Patch) -> None:
+    offer_part = Chain._offer_part
+
+    def careless(self: Chain, batch: ChangeBatch) -> Link:
+        return offer_part(self, replace(batch, run=self.open_run))
+
+    patch.setattr(Chain, "_offer_part", careless)
+
+
+def waits_ignored(patch: Patch) -> None:
+    _change_units(patch, lambda unit: replace(unit, waits={}))
+
+
+def waits_one_short(patch: Patch) -> None:
+    _change_units(
+        patch, lambda unit: replace(unit, waits={lane: seq - 1 for lane, seq in unit.waits.items() if seq > 1})
+    )
+
+
+def _change_units(patch: Patch, change: Callable[[ApplyUnit], ApplyUnit]) -> None:
+    make = Planner._unit
+
+    def careless(self: Planner, *args: Any, **options: Any) -> ApplyUnit:
+        return change(make(self, *args, **options))
+
+    patch.setattr(Planner, "_unit", careless)
+
+
+def epoch_unchecked(patch: Patch) -> None:
+    def admits(row: LaneRow, epoch: int, seq: int) -> bool:
+        return row.seq == seq - 1
+
+    patch.setattr(fence, "admits", admits)
+
+
+def seq_unchecked(patch: Patch) -> None:
+    def admits(row: LaneRow, epoch: int, seq: int) -> bool:
+        return row.epoch == epoch
+
+    patch.setattr(fence, "admits", admits)
+
+
+def gaps_of_seq_admitted(patch: Patch) -> None:
+    def admits(row: LaneRow, epoch: int, seq: int) -> bool:
+        return row.epoch == epoch and row.seq < seq
+
+    patch.setattr(fence, "admits", admits)
+
+
+def missing_part_unnoticed(patch: Patch) -> None:
+    patch.setattr(OpenParts, "continued_by", lambda self, epoch, seq: epoch == self.epoch)
+
+
+def watermark_out_of_order(patch: Patch) -> None:
+    def retire(self: Planner) -> list[Window]:
+        applied = self._inflight.applied
+        done = [w for w in self.windows if all(seq <= applied[lane] for lane, seq in w.units.items()) and w.last_part]
+        for window in done:
+            self.windows.remove(window)
+        return done
+
+    patch.setattr(Planner, "retire", retire)
+
+
+def watermark_within_a_large_transaction(patch: Patch) -> None:
+    make = Window.__init__
+
+    def careless(self: Window, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        self.last_part = True
+
+    patch.setattr(Window, "__init__", careless)
+
+
+def unique_keys_ignored(patch: Patch) -> None:
+    _drop_uses(patch, lambda use: use.space[0][1] == "item" and use.space[1] == ("code",))
+
+
+def primary_keys_ignored(patch: Patch) -> None:
+    _drop_uses(patch, lambda use: use.exclusive and use.space[1] == ("id",))
+
+
+def foreign_keys_ignored(patch: Patch) -> None:
+    _drop_uses(patch, lambda use: not use.exclusive)
+
+
+def _drop_uses(patch: Patch, dropped: Callable[[KeyUse], bool]) -> None:
+    uses = KeyRules.uses
+
+    def careless(self: KeyRules, relation: Relation) -> tuple[KeyUse, ...]:
+        return tuple(use for use in uses(self, relation) if not dropped(use))
+
+    patch.setattr(KeyRules, "uses", careless)
+
+
+def old_keys_ignored(patch: Patch) -> None:
+    keys_of = independent.window_keys
+
+    def careless(batch: ChangeBatch, rules: KeyRules) -> Any:
+        bare = [replace(section, old_index=section.old_index[:0], old_keys=b"", old_offsets=section.old_offsets[:1])
+                for section in batch.sections]  # fmt: skip
+        return keys_of(replace(batch, sections=bare), rules)
+
+    patch.setattr(planner, "window_keys", careless)
+
+
+def keys_in_flight_forgotten(patch: Patch) -> None:
+    patch.setattr(InFlight, "record", lambda self, keys, unit_of: self.record_nothing())
+
+
+def barriers_overtaken(patch: Patch) -> None:
+    def blind(self: InFlight) -> LaneSeqs:
+        return {}
+
+    patch.setattr(InFlight, "blind", blind)
+
+
+def truncate_planned_like_rows(patch: Patch) -> None:
+    patch.setattr(planner, "_has_barrier", lambda batch: False)
+
+
+def serial_windows_not_planned(patch: Patch) -> None:
+    patch.setattr(Planner, "plan_serially", lambda self, last_position: None)
+
+
+# Each with the kind of history that shows it soonest.
+BUGS: list[tuple[Callable[[Patch], None], str]] = [
+    (applied_positions_ignored, ""),
+    (repeated_batch_accepted, ""),
+    (overlap_not_cut, ""),
+    (runs_of_parts_mixed, "parts"),
+    (waits_ignored, ""),
+    (waits_one_short, ""),
+    (epoch_unchecked, ""),
+    (seq_unchecked, ""),
+    (gaps_of_seq_admitted, ""),
+    (missing_part_unnoticed, "parts"),
+    (watermark_out_of_order, ""),
+    (watermark_within_a_large_transaction, "parts"),
+    (unique_keys_ignored, "codes"),
+    (primary_keys_ignored, ""),
+    (foreign_keys_ignored, ""),
+    (old_keys_ignored, ""),
+    (keys_in_flight_forgotten, ""),
+    (barriers_overtaken, ""),
+    (truncate_planned_like_rows, ""),
+    (serial_windows_not_planned, "codes"),
+]
+
+
+@pytest.mark.parametrize(("bug", "focus"), BUGS, ids=[bug.__name__ for bug, _ in BUGS])
+def test_a_planted_bug_shows(bug: Callable[[Patch], None], focus: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        bug(patch)
+        for seed in range(SEEDS_WITH_A_BUG):
+            try:
+                simulate(seed, focus)
+            except (BrokenPromiseError, StreamGapError):
+                return
+    pytest.fail(f"{SEEDS_WITH_A_BUG} histories did not show the bug")
+
+
+# -- records lost from the log -----------------------------------------------------------------------
+
+
+def lossy(seeds: Sequence[int]) -> int:
+    """How many histories stop at a gap; the others were healed by a capture that started again."""
+    stopped = 0
+    for seed in seeds:
+        try:
+            simulate(seed, lose_records=True)
+        except StreamGapError:
+            stopped += 1
+    return stopped
+
+
+def test_nothing_is_applied_past_a_gap() -> None:
+    assert 0 < lossy(range(60)) < 60
+
+
+def test_a_gap_that_is_accepted_shows() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        gap_accepted(patch)
+        with pytest.raises(BrokenPromiseError):
+            lossy(range(60))
+
+
+def gap_accepted(patch: Patch) -> None:
+    offer = Chain.offer
+
+    def careless(self: Chain, batch: ChangeBatch) -> Link:
+        try:
+            return offer(self, batch)
+        except StreamGapError:
+            self._advance(batch)
+            return Link(Verdict.ACCEPT)
+
+    patch.setattr(Chain, "offer", careless)
