@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from connectors.base import Source, Tail, load_connector
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
+from schemas.errors import SchemaError
 from topologies.kafka import last_record, make_admin, make_producer
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
@@ -60,7 +61,13 @@ class Capture:
         if record is None:
             self._check_fresh()
             return None
-        batch = decode_batch(record)
+        try:
+            batch = decode_batch(record)
+        except SchemaError as error:
+            raise StreamStoppedError(
+                f"stream {self._stream.name}: the last record of topic {self._topic}, partition {self._partition} "
+                f"can't be read: {error}. If a newer version wrote it, upgrade, else `headrace drop` and start anew."
+            ) from error
         position = batch.last_position if batch.last_part else batch.previous_position
         return Tail(batch.generation, position, batch.kind == "snapshot")
 

@@ -27,7 +27,7 @@ from topologies.stream_planner import StreamPlanner
 
 log = logging.getLogger(__name__)
 BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
-TICK_S = 0.5
+TICK_S = 0.1
 
 
 class PlannerApp:

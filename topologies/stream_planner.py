@@ -30,6 +30,7 @@ from topologies.settings import Settings, StreamConfig
 log = logging.getLogger(__name__)
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STALL_S = 0.1  # without news from the lanes for so long, the ledger itself is asked
+ADVANCE_S = 0.5  # between two advances of the watermark
 FULL_S = 0.05
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class StreamPlanner:
         self._retired: deque[Window] = deque()
         self._news = asyncio.Event()
         self._news_at_s = 0.0
+        self._advanced_s = 0.0
         self._lock = asyncio.Lock()
         self._undelivered = ""
 
@@ -226,9 +228,13 @@ class StreamPlanner:
                 return
             if self._undelivered:
                 raise RetriableError(f"stream {self._stream.name}: a unit was not delivered: {self._undelivered}")
-            if planner.windows and time.monotonic() - self._news_at_s > STALL_S:
+            now_s = time.monotonic()
+            stalled = bool(planner.windows) and now_s - self._news_at_s > STALL_S
+            if stalled:
                 await self._ask_ledger()
-            if self._retired:
+            # A lane may wait for the watermark before it goes on (retry at head): then at once.
+            if self._retired and (stalled or now_s - self._advanced_s >= ADVANCE_S):
+                self._advanced_s = now_s
                 async with self._lock:
                     await self._advance(planner)
         except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
@@ -243,6 +249,8 @@ class StreamPlanner:
         position = (planner.epoch, last.generation, last.last_position, time_us, last.end_offset)
         if not await self._with_ledger(lambda ledger: ledger.advance(*position)):
             raise self._superseded(planner)
+        if planner is not self._planner:
+            return  # the partition was lost meanwhile, and its events with it
         for window in windows:
             self._retired.popleft()
             if isinstance(window.token, EventT):

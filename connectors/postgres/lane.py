@@ -35,6 +35,16 @@ _FENCE = (
     b" AND EXISTS (SELECT FROM headrace.incarnation i WHERE i.stream = $5::text AND i.epoch = $7::int8)"
 )
 _APPLIED = b"INSERT INTO headrace.applied VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::bytea)"
+# A frozen process can also stop in the middle of a COPY, which no limit of its session ends. Whoever opens a
+# lane has been given it, so a session of the same lane that waits for its client is left from before.
+STUCK_S = 5.0
+_END_FROZEN = """
+SELECT pg_terminate_backend(o.pid, 1000) FROM pg_stat_activity o
+  JOIN pg_stat_activity s ON s.pid = pg_backend_pid()
+   AND (o.application_name, o.datname, o.usename) = (s.application_name, s.datname, s.usename)
+ WHERE o.pid <> s.pid AND o.xact_start IS NOT NULL AND o.wait_event = 'ClientRead'
+   AND o.state_change < now() - make_interval(secs => %s)
+"""
 _BEGIN = Statement(b"BEGIN", [], [])
 _DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
 _TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
@@ -56,6 +66,8 @@ class PostgresLane:
             settings.dsn, f"headrace {stream} lane {lane}",
             synchronous_commit=settings.synchronous_commit, **_LIMITS, **_TEXT, **SESSION,
         )  # fmt: skip
+        with translated(f"{self._where}: ending frozen sessions"):
+            self._conn.execute(_END_FROZEN, [STUCK_S])
         # psycopg answers a ROLLBACK with DEALLOCATE ALL once it has prepared anything: the pipeline prepares.
         self._conn.prepare_threshold = None
         self._enforced = settings.session_replication_role == "origin"

@@ -150,10 +150,12 @@ def _collect(results: list[object], call: Callable[[], object]) -> None:
     results.append(call())
 
 
-def _until(conn: psycopg.Connection[tuple[object, ...]], name: str) -> None:
-    """Wait until the session of that name waits for a lock."""
-    query = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
-    while conn.execute(query, [name]).fetchone() is None:
+def _until(conn: psycopg.Connection[tuple[object, ...]], name: str, event: str = "Lock") -> None:
+    """Wait until the session of that name, in a transaction, waits for a lock or for its client."""
+    query = (
+        "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = %s AND xact_start IS NOT NULL"
+    )
+    while conn.execute(query, [name, event]).fetchone() is None:
         pass
 
 
@@ -209,6 +211,29 @@ def test_a_refused_part_is_tried_in_order_within_its_transaction(
     with pytest.raises(RetriableError, match="the transaction of the earlier parts is gone"):
         lane.apply_last(last)
     assert ids(settings) == []
+
+
+def test_a_frozen_session_of_the_same_lane_is_ended(
+    ledger: PostgresLedger, lane: PostgresLane, settings: TargetSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = ledger.takeover().epoch
+    monkeypatch.setattr("connectors.postgres.lane.STUCK_S", 0.0)
+    frozen = psycopg.connect(settings.dsn, application_name="headrace fenced lane 0")
+    try:
+        frozen.execute("INSERT INTO t VALUES (77)")
+        frozen.pgconn.exec_(b"COPY t FROM STDIN")
+        frozen.pgconn.put_copy_data(b"78\n")
+        frozen.pgconn.flush()
+        with psycopg.connect(settings.dsn, autocommit=True) as conn:
+            _until(conn, "headrace fenced lane 0", "Client")
+        successor = PostgresLane(STREAM, 0, settings)
+        try:
+            assert successor.apply(group(batch(77, position=10), epoch=epoch, seq=1)) == Applied(rows=1)
+        finally:
+            successor.close()
+    finally:
+        frozen.close()
+    assert ids(settings) == [77]
 
 
 def test_the_watermark_moves_forward_in_its_epoch_only(
