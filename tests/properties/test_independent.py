@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import combinations
 
 import networkx as nx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import lanes
 from pipeline.conflicts import KeyRules
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import ApplyUnit
@@ -55,14 +52,6 @@ def test_children_of_one_parent_do_not_conflict_but_a_child_and_a_write_of_its_p
     assert found_sets(window_of(first, second, change(ACCOUNT, DELETE, old=(7, "a")))) == together
     assert found_sets(window_of(first, second, change(PAIR, DELETE, old=(3, "b")))) == together
     assert len(found_sets(window_of(first, second, change(ACCOUNT, DELETE, old=(8, "a"))))) == 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fine_grain() -> Iterator[None]:
-    """Spread a window over the lanes however small it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "GRAIN_TRANSACTIONS", 1)
-        yield
 
 
 @given(st.data())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipeline import fence, independent, lanes, planner
+from pipeline import fence, independent, planner
 from pipeline.chain import Chain, Link, Verdict
 from pipeline.conflicts import KeyRules, KeyUse
 from pipeline.errors import StreamGapError
@@ -18,19 +18,11 @@ from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.planner import Planner, Window
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import ChangeBatch, Relation
-from tests.properties.simulation import simulate
+from tests.properties.faults import simulate
 from tests.properties.target_model import BrokenPromiseError
 
-SEEDS = 200  # of each kind
+SEEDS = 130  # of each kind
 SEEDS_WITH_A_BUG = 300  # each bug must show in one of them
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fine_grain() -> Iterator[None]:
-    """Spread a window over the lanes however small it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "GRAIN_TRANSACTIONS", 1)
-        yield
 
 
 def test_random_histories_keep_every_promise() -> None:
