@@ -147,8 +147,10 @@ def changes(draw: st.DrawFn) -> Change:
 @st.composite
 def windows(draw: st.DrawFn, transactions_max: int = 12) -> list[Transaction]:
     """The transactions of one batch; some are empty."""
-    lists = draw(st.lists(st.lists(changes(), max_size=4), min_size=1, max_size=transactions_max))
-    gaps = draw(st.lists(st.integers(1, 9), min_size=len(lists), max_size=len(lists)))
+    count = draw(st.integers(1, 3) | st.integers(transactions_max // 2, transactions_max))
+    sizes = [draw(st.integers(0, 3)) for _ in range(count)]
+    lists = [[draw(changes()) for _ in range(size)] for size in sizes]
+    gaps = [draw(st.integers(1, 9)) for _ in range(count)]
     return [Transaction(at, tuple(found)) for at, found in zip(accumulate(gaps), lists, strict=True)]
 
 

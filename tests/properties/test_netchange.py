@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.netchange import NO_MASK, NetTable, Unmergeable, complete_row, net_change
@@ -100,7 +100,7 @@ def histories(draw: st.DrawFn, *, incomplete_moves: bool = False) -> History:
         found = draw(st.lists(rows_of(of), max_size=4))
         start[of.name] = {of.key_of(row): row for row in found}
     history = History(start, {name: dict(rows) for name, rows in start.items()})
-    for _ in range(draw(st.integers(0, 25))):
+    for _ in range(draw(st.integers(0, 3) | st.integers(20, 40))):
         change = draw(next_changes(history, incomplete_moves=incomplete_moves))
         if change is not None:
             history.apply(change)
@@ -150,6 +150,7 @@ def split_rows(net: NetTable) -> list[bytes]:
     return found
 
 
+@settings(max_examples=150)
 @given(histories(), st.lists(st.integers(0, 25), max_size=3))
 def test_net_change_leaves_what_a_replay_leaves(history: History, cuts: list[int]) -> None:
     """Inserts, updates, deletes, key changes and columns left out: everything that can be merged is."""
@@ -174,6 +175,24 @@ def test_each_key_is_changed_once(history: History) -> None:
         keys = [of.key_of(unpack_row(image, net.relation)) for image in images]
         keys += [unpack_key(key, net.relation) for key in net.deletes]
         assert len(keys) == len(set(keys))
+
+
+def test_the_last_of_many_updates_of_a_row_is_left() -> None:
+    """Updates alone take a shorter way."""
+    updates = [Change(PAIR, UPDATE, ("a", n, 1), ("a", n + 1, 1)) for n in range(5)]
+    for cuts in ([], [1], [2, 4]):
+        (net,) = net_change(cut(updates, cuts))
+        assert [unpack_row(image, PAIR.relation) for image in net.updates[NO_MASK]] == [("a", 5, 1)]
+
+
+def test_a_whole_row_after_an_incomplete_one_is_written_whole() -> None:
+    row = (0, 0, 0, 0, 0, 0, 0, 1, "a")
+    first = Change(WIDE, UPDATE, row, row, frozenset({0, 8}))
+    last = Change(WIDE, UPDATE, row, (1, 1, 1, 1, 1, 1, 1, 1, "b"))
+    (net,) = net_change(cut([first, last], []))
+    assert {mask: [unpack_row(image, WIDE.relation) for image in found] for mask, found in net.updates.items()} == {
+        NO_MASK: [last.new]
+    }
 
 
 def refuse(*changes: Change, match: str) -> None:

@@ -114,6 +114,46 @@ def test_hidden_uniqueness_makes_writes_of_the_table_conflict() -> None:
     assert joined(rules, insert(opaque, 1, "a"), insert(opaque, 2, "b"))
 
 
+LINK = table(
+    "link", [("n", "int8"), ("parent", "int8")], ("n", "parent"),
+    foreign_keys=(REFERENCE,),
+)  # fmt: skip
+
+
+def test_a_reference_within_the_logged_key_is_known_before_and_after_a_change() -> None:
+    rules = KeyRules(catalogue([PARENT, LINK]))
+    moved = Change(LINK, UPDATE, (1, 5), (1, 6))
+    for parent, expected in ((5, True), (6, True), (7, False)):
+        assert joined(rules, insert(PARENT, parent, "a"), moved) == expected
+    assert joined(rules, Change(LINK, DELETE, old=(1, 5)), Change(PARENT, DELETE, old=(5, "a")))
+
+
+def test_an_old_reference_outside_the_logged_key_is_not_known() -> None:
+    """The target finds such dependences (retry at the head, serial window)."""
+    rules = KeyRules(catalogue([PARENT, child()]))
+    assert not joined(rules, Change(child(), DELETE, old=(1, 5)), Change(PARENT, DELETE, old=(5, "a")))
+    assert not joined(rules, Change(child(), UPDATE, (1, 5), (1, 6)), Change(PARENT, DELETE, old=(5, "a")))
+
+
+def test_a_null_or_a_value_left_out_takes_no_key() -> None:
+    item = table("item", [("id", "int8"), ("code", "text")], ("id",), uniques=(("code",),))
+    rules = KeyRules(catalogue([item]))
+    assert joined(rules, insert(item, 1, "a"), insert(item, 2, "a"))
+    assert not joined(rules, insert(item, 1, None), insert(item, 2, None))
+    kept = Change(item, UPDATE, (2, "a"), (2, "a"), frozenset({1}))
+    assert not joined(rules, insert(item, 1, "a"), kept)
+
+
+def test_the_columns_of_a_reference_may_stand_in_another_order_than_the_parents() -> None:
+    parent = table("parent", [("a", "int8"), ("b", "text")], ("a", "b"))
+    reference = ForeignKey(("y", "x"), (PUBLIC, "parent"), ("b", "a"))
+    other = table("child", [("id", "int8"), ("x", "int8"), ("y", "text")], ("id",), foreign_keys=(reference,))
+    rules = KeyRules(catalogue([parent, other]))
+    assert joined(rules, insert(parent, 1, "u"), insert(other, 9, 1, "u"))
+    assert not joined(rules, insert(parent, 1, "u"), insert(other, 9, 1, "v"))
+    assert len(rules.uses(parent.relation)) == 1
+
+
 def test_tables_without_a_key_take_inserts_side_by_side() -> None:
     log = table("log", [("text", "text")], identity="f")
     rules = KeyRules(catalogue([log]))

@@ -146,6 +146,19 @@ def test_planning_pauses_when_enough_windows_are_in_flight() -> None:
     assert not one.full
 
 
+def test_a_single_lane_is_not_used_blindly_while_others_are_busy() -> None:
+    wide = planner(lanes=2)
+    offer(wide, batch(0, *range(200)))
+    wide.active.count = 1
+    units = offer(wide, batch(200, *range(200)))
+    joined = {unit.lane for unit in units} | {lane for unit in units for lane in unit.waits}
+    assert joined == {0, 1}
+    wide.progress(0, 1, wide.windows[-1].units[0])
+    wide.progress(1, 1, 2)
+    (unit,) = offer(wide, batch(400, 1000))
+    assert (unit.lane, unit.waits) == (0, {})
+
+
 # -- large transactions ------------------------------------------------------------------------------
 
 
