@@ -1,0 +1,124 @@
+"""The frame: a batch of messages as bytes, and everything that a hostile or broken peer may get wrong.
+
+Little-endian. Header of 40 bytes: magic `HRF`, version, flags (bit 0: LZ4), priority, message count, session
+(when the sending process began), number (1, 2, ... within the session), body bytes before and after compression.
+Then 8 bytes a message: kind, priority, two zero bytes, body bytes. Then the bodies, joined.
+TCP and Kafka carry checksums of their own, and TLS authenticates; the frame has none.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.fusion.compression import decompress
+from pipeline.fusion.messages import Buffer, Kind, Message, Priority
+from pipeline.fusion.policy import BATCH_MAX, FRAME_BYTES_MAX
+
+VERSION = 1
+MAGIC = b"HRF"
+_HEADER = struct.Struct("<3sBBBHQQII8x")
+_ENTRY = struct.Struct("<BBHI")
+HEADER_BYTES = _HEADER.size
+ENTRY_BYTES = _ENTRY.size
+_LZ4 = 1
+# A body may be one block larger than the frame limit of the batcher; nothing beyond is read or allocated.
+RAW_BYTES_MAX = 4 * FRAME_BYTES_MAX
+_KINDS = frozenset(Kind)
+_PRIORITIES = frozenset(Priority)
+
+
+class FrameError(ValueError):
+    """A frame that is refused; `reason` is a counter's name."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's header, checked."""
+
+    compressed: bool
+    priority: Priority
+    count: int
+    session: int
+    number: int
+    raw_bytes: int
+    body_bytes: int
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes that follow the header."""
+        return self.count * ENTRY_BYTES + self.body_bytes
+
+
+def encode_frame(
+    messages: Sequence[Message], session: int, number: int, packed: bytes | None, raw_bytes: int
+) -> list[Buffer]:
+    """Return the frame as buffers for a gathering write; bodies are not copied.
+
+    `packed` are the bodies compressed; None sends them as they are, `raw_bytes` in all.
+    """
+    body_bytes = raw_bytes if packed is None else len(packed)
+    flags = 0 if packed is None else _LZ4
+    header = _HEADER.pack(
+        MAGIC, VERSION, flags, messages[0].priority, len(messages), session, number, raw_bytes, body_bytes
+    )
+    table = b"".join([_ENTRY.pack(m.kind, m.priority, 0, len(m.body)) for m in messages])
+    return [header + table, *([m.body for m in messages] if packed is None else [packed])]
+
+
+def decode_header(data: Buffer) -> Header:
+    """Return the header in the first 40 bytes. Raises FrameError before anything else is read."""
+    if len(data) < HEADER_BYTES:
+        raise FrameError("truncated", f"{len(data)} bytes, a header has {HEADER_BYTES}")
+    magic, version, flags, priority, count, session, number, raw, body = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError("no_frame", f"starts with {magic.hex()}, is no frame of this protocol")
+    if version != VERSION:
+        raise FrameError("version", f"version {version}, this node speaks {VERSION}; upgrade the older node")
+    if flags & ~_LZ4 or priority not in _PRIORITIES or not 1 <= count <= BATCH_MAX:
+        raise FrameError("malformed", f"flags {flags}, priority {priority}, {count} messages")
+    if raw > RAW_BYTES_MAX or body > RAW_BYTES_MAX:
+        raise FrameError("oversized", f"{body} bytes for {raw}, over the limit of {RAW_BYTES_MAX}")
+    compressed = bool(flags & _LZ4)
+    if (not compressed and raw != body) or (compressed and body >= raw):
+        raise FrameError("malformed", f"{body} bytes on the wire for {raw}")
+    return Header(compressed, Priority(priority), count, session, number, raw, body)
+
+
+def decode_rest(header: Header, rest: Buffer) -> list[Message]:
+    """Return the messages of a frame; their bodies are slices of one buffer. Raises FrameError."""
+    if len(rest) != header.rest_bytes:
+        raise FrameError("truncated", f"{len(rest)} bytes after the header, {header.rest_bytes} were announced")
+    view = memoryview(rest)
+    table_bytes = header.count * ENTRY_BYTES
+    entries = list(_ENTRY.iter_unpack(view[:table_bytes]))
+    if sum(entry[3] for entry in entries) != header.raw_bytes:
+        raise FrameError("malformed", f"messages do not add up to {header.raw_bytes} bytes")
+    body = view[table_bytes:]
+    if header.compressed:
+        try:
+            body = memoryview(decompress(body, header.raw_bytes))
+        except ValueError as error:
+            raise FrameError("compression", str(error)) from error
+    return _cut(entries, body)
+
+
+def _cut(entries: list[tuple[int, ...]], body: memoryview) -> list[Message]:
+    messages, at = [], 0
+    for kind, priority, reserved, size in entries:
+        if kind not in _KINDS or priority not in _PRIORITIES or reserved:
+            raise FrameError("unknown_kind", f"a message of kind {kind}, priority {priority}")
+        messages.append(Message(Kind(kind), Priority(priority), body[at : at + size]))
+        at += size
+    return messages
+
+
+def decode_frame(data: Buffer) -> tuple[Header, list[Message]]:
+    """Return header and messages of one whole frame (a Kafka record). Raises FrameError."""
+    header = decode_header(data)
+    return header, decode_rest(header, memoryview(data)[HEADER_BYTES:])
