@@ -12,7 +12,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
-.PHONY: help setup demo test check bench lock
+.PHONY: help setup demo test check bench lock simulate
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ check: setup ## Lint, format check, types, direction of imports
 
 bench: setup ## Run the benchmarks
 	$(VENV)/bin/python -m benchmarks
+
+SEEDS ?= 1000
+simulate: setup ## Random histories with faults, SEEDS=100000 of them; SEED=N runs one and prints it
+	$(VENV)/bin/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 lock: $(UV) ## Resolve the newest allowed versions into uv.lock
 	$(UV) lock --upgrade --python "$$(command -v $(PYTHON))"

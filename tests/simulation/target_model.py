@@ -13,8 +13,8 @@ from pipeline.fence import Fenced, LaneRow
 from pipeline.planner import Restart
 from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, iter_order
-from tests.properties.history import History, State, key_in
 from tests.properties.model import Row, Table, unpack_key, unpack_row
+from tests.simulation.history import History, State, key_in
 
 
 class BrokenPromiseError(AssertionError):

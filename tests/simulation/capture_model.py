@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from pipeline.builder import BatchBuilder
 from schemas.change_batch import LogicalMessage, decode_batch, encode_batch
-from tests.properties.history import Event, History
 from tests.properties.model import pack_change
+from tests.simulation.history import Event, History
 
 
 class Capture:
@@ -82,7 +82,7 @@ class Capture:
 
     def _batch(self, rng: random.Random) -> bytes:
         kind = self._events[0].kind
-        count = 1 if kind == "snapshot" else rng.choice([0, 1, 2, 3, 5, 8])
+        count = 1 if kind == "snapshot" else rng.choice([0, 1, 2, 3, 5, 8, 12])
         taken: list[Event] = []
         for event in self._events[:count]:
             if event.kind != kind or self._in_parts(event):

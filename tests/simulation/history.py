@@ -25,6 +25,7 @@ CHILD = table(
 FREE_CHILD = table("child", [("id", "int8"), ("account", "int8")], ("id",))
 NOTE = table("note", [("text", "text")])
 CODES = ("u", "v", "w", "x")
+EXCHANGES = 0.2  # under focus "codes", the share of transactions that an exchange of two codes follows
 
 State = dict[str, dict[Row, Row]]  # table -> key -> row; of tables without a key the row is the key
 
@@ -139,6 +140,19 @@ class Source:
             return Change(ITEM, DELETE, old=row)
         return Change(ITEM, UPDATE, row, (row[0], code))
 
+    def exchange(self) -> list[Change]:
+        """Two items exchange their codes in three transactions.
+
+        The first and the last are of one item, the second is of the other, and what each frees is not logged:
+        two independent sets, neither of which can be applied before the other.
+        """
+        holders = sorted((row for row in self.state["item"].values() if row[1] is not None), key=repr)
+        if len(holders) < 2:
+            return []
+        (one, first), (other, second) = self._rng.sample(holders, 2)
+        moves = [((one, first), (one, None)), ((other, second), (other, first)), ((one, None), (one, second))]
+        return [self._do(Change(ITEM, UPDATE, old, new)) for old, new in moves]
+
     def _children(self, _: int) -> Change | None:
         parent, number, row = self._pick(ACCOUNT), self._rng.randint(0, 5), self._pick(self._child)
         if row is not None and self._rng.random() < 0.3:
@@ -175,6 +189,9 @@ def make_history(rng: random.Random, transactions: int, focus: str) -> History:
         position += rng.randint(1, 3)
         large = rng.random() < share_of_large
         events.append((generation, source.transaction(position, large=large), "live", large))
+        for change in source.exchange() if focus == "codes" and rng.random() < EXCHANGES else ():
+            position += 1
+            events.append((generation, Transaction(position, (change,)), "live", False))
     return History(start, source.state, list(in_order(events)), source.tables)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pipeline.conflicts import KeyRules
 from pipeline.fence import Fenced, LaneRow, OpenParts
@@ -17,11 +18,14 @@ from pipeline.merging import QueuedUnit, may_follow
 from pipeline.planner import Planner
 from schemas.apply_unit import LANES_MAX, SERIAL, ApplyUnit, decode_unit, encode_unit
 from schemas.change_batch import ChangeBatch, decode_batch
-from tests.properties.capture_model import Capture
-from tests.properties.history import History
-from tests.properties.target_model import BrokenPromiseError, Group, RefusedError, Target
+from tests.simulation.capture_model import Capture
+from tests.simulation.history import History
+from tests.simulation.target_model import BrokenPromiseError, Group, RefusedError, Target
 
 STEPS_TO_FINISH_MAX = 6000
+# Records are read again and again (takeovers, lanes that wait); nothing changes what was decoded.
+read_batch = lru_cache(4096)(decode_batch)
+read_unit = lru_cache(4096)(decode_unit)
 
 
 @dataclass
@@ -86,12 +90,21 @@ class World:
         self.planners: list[Planning] = []
         self.lanes: list[Lane] = []
         self.seen: Counter[str] = Counter()  # what happened in this history
+        self.faults: Counter[str] = Counter()  # what was done to it
+        self.trace: list[str] = []  # every step, for people
         self.lane_count = lanes
+        self._serial_at: dict[int, int | None] = {}  # epoch -> what it has to plan as one unit
         self._clock = 0
         self.restart_capture()
         self.start_planner(keep_old=False)
         for number in range(lanes):
             self.start_lane(number, keep_old=False)
+
+    def note(self, text: str, *, fault: bool = False) -> None:
+        """Enter a step in the trace."""
+        self.trace.append(f"FAULT {text}" if fault else text)
+        if fault:
+            self.faults[text] += 1
 
     # -- captures -------------------------------------------------------------------------------
 
@@ -107,6 +120,10 @@ class World:
         capture = self.captures[which]
         record = capture.next_record(self.rng, replaced=capture is not self.captures[-1])
         if record is not None and not lost:
+            batch = read_batch(record)
+            self.note(
+                f"log {len(self.log)}: {list(batch.positions)} of generation {batch.generation}, part {batch.part}"
+            )
             self.log.append(record)
 
     # -- planners -------------------------------------------------------------------------------
@@ -114,9 +131,11 @@ class World:
     def start_planner(self, *, keep_old: bool, serial_at: int | None = None) -> None:
         """A planner takes over; the one before may go on unaware."""
         planner = Planner("s", self.target.takeover(), KeyRules(self.history.catalogue), lanes=self.lane_count)
+        self._serial_at[planner.epoch] = serial_at
         offset = self.committed - self.rng.randint(0, min(2, self.committed))
         self.planners = [*(self.planners[-1:] if keep_old else []), Planning(planner, offset, serial_at)]
         self.seen["takeover"] += 1
+        self.note(f"epoch {planner.epoch} begins at {self.target.watermark}, offset {offset}, serial {serial_at}")
 
     def plan(self, which: int = -1, *, send_all: bool = True) -> bool:
         """A planner reads a record and sends the units, or some of them do not arrive."""
@@ -125,16 +144,22 @@ class World:
         if planner.full or planning.offset >= len(self.log):
             return False
         record = self.log[planning.offset]
-        batch = decode_batch(record)
+        batch = read_batch(record)
         at = planning.serial_at
         if at is not None and batch.positions and batch.positions[0] <= at <= batch.last_position:
             planner.plan_serially(batch.last_position)
         self._look_at(batch, planner)
+        if self.rng.random() < 0.1:
+            planner.active.count = self.rng.randint(1, self.lane_count)
         units = planner.offer(batch, record, planning.offset + 1, None, 0)
         planning.offset += 1
         self.seen["serial window"] += sum(unit.mode == SERIAL for unit in units)
         for unit in units:
             if send_all or self.rng.random() < 0.5:
+                self.note(
+                    f"unit {unit.epoch}.{unit.seq} for lane {unit.lane}, {unit.mode}, waits {unit.waits}: "
+                    f"{list(read_batch(unit.batch).positions)}"
+                )
                 self.units[unit.lane].append(encode_unit(unit))
             else:
                 planning.undelivered = True
@@ -175,7 +200,7 @@ class World:
 
     def _check_offset(self, offset: int) -> None:
         for record in self.log[self.committed : offset]:
-            batch = decode_batch(record)
+            batch = read_batch(record)
             if batch.generation == self.target.watermark[0] and batch.last_position > self.target.watermark[1]:
                 raise BrokenPromiseError(f"offset {offset} was committed ahead of {batch.last_position}")
 
@@ -218,8 +243,8 @@ class World:
         offset = lane.offset + ahead
         if offset >= len(self.units[lane.number]):
             return None
-        unit = decode_unit(self.units[lane.number][offset])
-        return QueuedUnit(unit, decode_batch(unit.batch), offset, len(unit.batch))
+        unit = read_unit(self.units[lane.number][offset])
+        return QueuedUnit(unit, read_batch(unit.batch), offset, len(unit.batch))
 
     def _look(self, lane: Lane) -> None:
         lane.row = self.target.rows[lane.number]
@@ -266,6 +291,9 @@ class World:
         except RefusedError as error:
             self._refused(lane, group, error)
             return
+        if fenced is None:
+            positions = [list(batch.positions) for batch in batches]
+            self.note(f"lane {lane.number} commits {last.epoch}.{first_seq}..{last.seq}: {positions}")
         if dies:
             self.seen["died after the commit"] += fenced is None
             self.start_lane(lane.number, keep_old=False)
@@ -282,6 +310,9 @@ class World:
     def _refused(self, lane: Lane, group: list[QueuedUnit], error: RefusedError) -> None:
         unit, batch = group[-1].unit, group[-1].batch
         self.seen["refused"] += 1
+        self.note(f"lane {lane.number}: {unit.epoch}.{unit.seq} is refused: {error}")
+        if unit.mode != SERIAL and self._serial_at[unit.epoch] in batch.positions:
+            raise BrokenPromiseError(f"{list(batch.positions)} had failed, and were not planned as one unit")
         if lane.at_head and (unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"):
             raise BrokenPromiseError(f"positions {list(batch.positions)} were given up: {error}")
         if lane.at_head:
@@ -296,6 +327,7 @@ class World:
         lane.alone = lane.at_head = False
         lane.open = None
         self.seen[fenced.value] += 1
+        self.note(f"lane {lane.number}: {unit.epoch}.{unit.seq} is fenced: {fenced.value}")
         if fenced is Fenced.GAP:
             lane.failed = (unit.epoch, None)
         elif fenced is not Fenced.STALE:
