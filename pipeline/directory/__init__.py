@@ -1,0 +1,1 @@
+"""The resource directory: which node masters which block, and why. Pure: time is a parameter."""
