@@ -22,6 +22,7 @@ from schemas.change_batch import (
     encode_batch,
 )
 from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
+from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
 from schemas.packed import INT32, INT64
 from schemas.progress import Failure, Progress, decode_progress, encode_progress
@@ -61,10 +62,11 @@ EXPECTED: dict[str, Any] = {
     ),
     "dead_letter": DeadLetter("orders", 4711, 100, 7, 1_700_000_000_000_000, 5, "23505", "duplicate", [90], b"batch"),
     "lag": Lag("orders", 5, 4, 3, 2, [LagWindow(10, "applied", 100, 400, 0.001, None, 0.5)]),
-    "fusion_block": {
-        "stream": "orders", "schema": "public", "table": "köln", "bucket": 12, "version": 100, "epoch": 2, "node": "a",
-        "rows": 3, "compression": "lz4", "image_bytes": 900, "image": b"\4\"M\x18",
-    },
+    "fusion_block": FusionBlock(
+        "orders", "public", "köln", 12, 64, 4711, 100, 2, "a", complete=True,
+        columns=(Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True)),
+        rows=2, image=encode_image([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
+    ),
     "grd_affinity": {
         "block": "public.köln/12", "master": "a", "epoch": 2, "read_mostly": False, "holders": ["a", "b"],
         "scores": {"a": 0.5, "b": 2.0}, "reason": "remote accesses", "decided_us": 5,
@@ -73,11 +75,11 @@ EXPECTED: dict[str, Any] = {
 
 ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "change_batch": encode_batch, "apply_unit": encode_unit, "progress": encode_progress,
-    "dead_letter": encode_dead_letter, "lag": encode_lag,
+    "dead_letter": encode_dead_letter, "lag": encode_lag, "fusion_block": encode_fusion_block,
 }  # fmt: skip
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "change_batch": decode_batch, "apply_unit": decode_unit, "progress": decode_progress,
-    "dead_letter": decode_dead_letter, "lag": decode_lag,
+    "dead_letter": decode_dead_letter, "lag": decode_lag, "fusion_block": decode_fusion_block,
 }  # fmt: skip
 
 

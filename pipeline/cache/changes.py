@@ -1,0 +1,89 @@
+"""Folding a batch's changes of one table into the blocks that are held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline.cache.blocks import Block
+from pipeline.netchange import complete_row
+from schemas.change_batch import DELETE, TRUNCATE, Relation, Section
+from schemas.errors import SchemaError
+
+NO_MASK = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """One change: `old_key` where the key changed, `mask` of the columns that the source left out."""
+
+    position: int
+    op: int
+    key: bytes
+    row: bytes
+    old_key: bytes | None
+    mask: bytes
+
+
+def section_changes(section: Section, positions: list[int], first: int) -> Iterator[RowChange]:
+    """The changes of a section in source order; those of transactions before `first` are left out."""
+    old_keys, masks = section.old_key_map(), section.mask_map()
+    rows = zip(section.tx, section.ops, section.key_list(), section.row_list(), strict=True)
+    for number, (tx, op, key, row) in enumerate(rows):
+        if tx >= first:
+            yield RowChange(positions[tx], op, key, row, old_keys.get(number), masks.get(number, NO_MASK))
+
+
+class TableFold:
+    """Applies changes of one table. `find` returns the held block of a key, or None.
+
+    A block whose version is at or past a change has it already.
+    """
+
+    def __init__(self, relation: Relation, find: Callable[[bytes], Block | None]) -> None:
+        self._relation = relation
+        self._find = find
+
+    def apply(self, change: RowChange) -> None:
+        """Fold one change that is no TRUNCATE."""
+        old_key = change.old_key if change.old_key not in (None, change.key) else None
+        base = self._base(change, old_key or change.key) if change.mask else None
+        if old_key is not None:
+            self._remove(old_key, change.position)
+        if change.op == DELETE:
+            self._remove(change.key, change.position)
+            return
+        block = self._behind(change.key, change.position)
+        if block is None:
+            return
+        if not change.mask:
+            block.put(change.key, change.row)
+        elif base is None:
+            block.lose(change.key)
+        else:
+            block.put(change.key, base)
+
+    def _behind(self, key: bytes, position: int) -> Block | None:
+        block = self._find(key)
+        return block if block is not None and block.version < position else None
+
+    def _remove(self, key: bytes, position: int) -> None:
+        block = self._behind(key, position)
+        if block is not None:
+            block.remove(key)
+
+    def _base(self, change: RowChange, key: bytes) -> bytes | None:
+        """The row with its missing columns taken from the image before; None when that is not known."""
+        block = self._behind(key, change.position)
+        before = block.rows.get(key) if block is not None else None
+        if before is None:
+            return None
+        try:
+            return complete_row(change.row, change.mask, before, len(self._relation.columns))
+        except SchemaError:
+            return None  # the target's COPY checks rows; here a damaged one is only not known
+
+
+def truncates(section: Section) -> bool:
+    """Whether a section has a TRUNCATE."""
+    return TRUNCATE in section.ops

@@ -1,0 +1,110 @@
+"""FusionBlock: the row images of one bucket of one table's keys, as of a position."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import lz4.block
+
+from schemas.change_batch import Column
+from schemas.errors import SchemaError
+from schemas.single_object import codec
+
+IMAGE_BYTES_MAX = 4 * 1024 * 1024
+BUCKETS_MAX = 65536
+COMPRESS_BYTES_MIN = 4096
+_LENGTH = struct.Struct("!i")
+_ABSENT = b"\xff\xff\xff\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class FusionBlock:
+    """See `fusion_block.avsc`. `image` is uncompressed here; `rows` counts its entries."""
+
+    stream: str
+    schema: str
+    table: str
+    bucket: int
+    buckets: int
+    generation: int
+    version: int
+    epoch: int
+    node: str
+    complete: bool
+    columns: tuple[Column, ...]
+    rows: int
+    image: bytes
+
+
+def encode_image(rows: Iterable[tuple[bytes, bytes | None]]) -> bytes:
+    """Return the image of keys and rows; None: known not to exist."""
+    pack = _LENGTH.pack
+    return b"".join(
+        [pack(len(k)) + k + (_ABSENT if row is None else pack(len(row)) + row) for k, row in rows],
+    )
+
+
+def decode_image(image: bytes, rows: int) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the keys and rows of an image. Raises SchemaError unless it is exactly `rows` entries."""
+    at = 0
+    for _ in range(rows):
+        key, at = _piece(image, at)
+        row, at = _piece(image, at)
+        if key is None:
+            raise SchemaError("block image: an entry without a key")
+        yield key, row
+    if at != len(image):
+        raise SchemaError(f"block image: {len(image) - at} bytes after {rows} rows")
+
+
+def _piece(image: bytes, at: int) -> tuple[bytes | None, int]:
+    end = at + _LENGTH.size
+    if end > len(image):
+        raise SchemaError(f"block image: cut at byte {at} of {len(image)}")
+    (size,) = _LENGTH.unpack_from(image, at)
+    if size == -1:
+        return None, end
+    if size < 0 or end + size > len(image):
+        raise SchemaError(f"block image: {size} bytes at byte {at} lead outside its {len(image)}")
+    return image[end : end + size], end + size
+
+
+def encode_fusion_block(block: FusionBlock, *, compress: bool = True) -> bytes:
+    """Return the record; LZ4 only above 4 KiB and where it shrinks. Raises SchemaError over the limit."""
+    if len(block.image) > IMAGE_BYTES_MAX:
+        raise SchemaError(f"block image: {len(block.image)} bytes, over the limit of {IMAGE_BYTES_MAX}")
+    image, compression = block.image, "none"
+    if compress and len(image) > COMPRESS_BYTES_MIN:
+        packed: bytes = lz4.block.compress(image, mode="fast", acceleration=1, store_size=False)
+        if len(packed) < len(image):
+            image, compression = packed, "lz4"
+    return codec("fusion_block").encode({
+        "stream": block.stream, "schema": block.schema, "table": block.table, "bucket": block.bucket,
+        "buckets": block.buckets, "generation": block.generation, "version": block.version, "epoch": block.epoch,
+        "node": block.node, "complete": block.complete,
+        "columns": [{"name": c.name, "type": c.type, "key": c.key, "binary": c.binary} for c in block.columns],
+        "rows": block.rows, "compression": compression, "image_bytes": len(block.image), "image": image,
+    })  # fmt: skip
+
+
+def decode_fusion_block(data: bytes) -> FusionBlock:
+    """Return the block in `data`, decompressed, sizes checked before anything is allocated. Raises SchemaError."""
+    datum = codec("fusion_block").decode(data)
+    size, compression = datum.pop("image_bytes"), datum.pop("compression")
+    if not 0 <= size <= IMAGE_BYTES_MAX or datum["rows"] < 0:
+        raise SchemaError(f"block image: {datum['rows']} rows in {size} bytes, over the limit of {IMAGE_BYTES_MAX}")
+    if not 0 <= datum["bucket"] < datum["buckets"] <= BUCKETS_MAX:
+        raise SchemaError(f"bucket {datum['bucket']} of {datum['buckets']}")
+    if min(datum["generation"], datum["version"], datum["epoch"]) < 0:
+        raise SchemaError("a block of a negative generation, version or epoch")
+    if compression == "lz4":
+        try:
+            datum["image"] = lz4.block.decompress(datum["image"], uncompressed_size=size)
+        except lz4.block.LZ4BlockError as error:
+            raise SchemaError(f"block image: damaged LZ4 data: {error}") from error
+    if len(datum["image"]) != size:
+        raise SchemaError(f"block image: {len(datum['image'])} bytes, {size} were announced")
+    datum["columns"] = tuple(Column(c["name"], c["type"], c["key"], c["binary"]) for c in datum["columns"])
+    return FusionBlock(**datum)

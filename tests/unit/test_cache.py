@@ -1,0 +1,251 @@
+"""The row cache case by case; tests/properties/test_cache.py has the histories."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.builder import BatchBuilder
+from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, Block, bucket_of, cacheable
+from pipeline.cache.records import block_of, record_of
+from pipeline.cache.store import BlockStore
+from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
+from pipeline.cache.vocabulary import BlockId, Owner
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch
+from schemas.errors import SchemaError
+from schemas.fusion_block import (
+    IMAGE_BYTES_MAX,
+    FusionBlock,
+    decode_fusion_block,
+    decode_image,
+    encode_fusion_block,
+    encode_image,
+)
+from schemas.rows import pack_fields
+from schemas.single_object import codec
+from tests.properties.model import Change, Row, Table, pack_change, table, unpack_row
+
+ACCOUNT = table("account", [("id", "int8"), ("owner", "text"), ("n", "int4")], ("id",))
+NAME = ACCOUNT.relation.name
+BUCKETS = 4
+
+
+class Here:
+    """This node masters everything."""
+
+    def owner(self, block: BlockId) -> Owner:
+        """Always `a`."""
+        return Owner("a", 7)
+
+
+def cache(generation: int = 1, position: int = 0) -> StreamCache:
+    return StreamCache("s", lambda _: True, BUCKETS, "a", Here(), BlockStore(1 << 20), generation, position)
+
+
+def key(n: int) -> bytes:
+    return pack_fields([n.to_bytes(8, "big")])
+
+
+def batch(builder: BatchBuilder, *transactions: tuple[int, list[Change]], last_part: bool = True) -> ChangeBatch:
+    for position, changes in transactions:
+        tx = builder.begin(position, 0, 0)
+        for change in changes:
+            pack_change(builder, tx, change)
+    return builder.close("live", 0, 0, last_part=last_part)
+
+
+def view(watermark: int, *applied: int, generation: int = 1) -> TargetView:
+    return TargetView(generation, watermark, frozenset(applied))
+
+
+def insert(row: Row, of: Table = ACCOUNT) -> Change:
+    return Change(of, INSERT, None, row)
+
+
+def row(found: StreamCache, n: int) -> Row | None:
+    answer = found.read(NAME, key(n))
+    assert answer is not None, f"row {n} is not known"
+    return None if answer.row is None else unpack_row(answer.row, answer.relation)
+
+
+def test_a_change_is_visible_once_the_target_has_it() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, [insert((2, "y", 1))])))
+    assert not one.see(view(0, 10))
+    assert one.read(NAME, key(1)) is None
+    assert one.see(view(0, 10, 20))
+    assert (one.visible, row(one, 1), row(one, 2)) == (20, (1, "x", 1), (2, "y", 1))
+    assert one.read(NAME, key(3)) is None
+
+
+def test_a_truncated_table_is_known_whole() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [Change(ACCOUNT, TRUNCATE), insert((1, "x", 1))])))
+    one.see(view(10))
+    assert (row(one, 1), row(one, 3)) == ((1, "x", 1), None)
+
+
+def test_left_out_columns_come_from_the_image_before() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "long", 1))])))
+    old, new = (1, "long", 1), (1, "long", 2)
+    one.offer(batch(log, (20, [Change(ACCOUNT, UPDATE, old, new, frozenset({1}))])))
+    moved = Change(ACCOUNT, UPDATE, new, (2, "long", 3), frozenset({1}))
+    one.offer(batch(log, (30, [moved]), (40, [Change(ACCOUNT, UPDATE, (9, "?", 1), (9, "?", 2), frozenset({1}))])))
+    one.see(view(20))
+    assert row(one, 1) == (1, "long", 2)
+    one.see(view(40))
+    assert (row(one, 1), row(one, 2)) == (None, (2, "long", 3))
+    assert one.read(NAME, key(9)) is None
+
+
+def test_parts_of_a_large_transaction_are_folded_together() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), last_part=False))
+    assert not one.see(view(10))
+    one.offer(batch(log, (10, [insert((2, "y", 1))])))
+    assert one.see(view(10))
+    assert (one.visible, row(one, 1), row(one, 2)) == (10, (1, "x", 1), (2, "y", 1))
+
+
+def test_parts_that_another_capture_begins_anew_count_once() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), last_part=False))
+    again = BatchBuilder("s", 1, 0)
+    one.offer(batch(again, (10, [insert((1, "x", 1)), insert((2, "y", 1))])))
+    assert one.see(view(10))
+    assert (one.pending_bytes, row(one, 2)) == (0, (2, "y", 1))
+
+
+def test_a_new_snapshot_empties_the_cache_and_waits_for_the_target() -> None:
+    one = cache()
+    one.offer(batch(BatchBuilder("s", 1, 0), (10, [insert((1, "x", 1))])))
+    one.see(view(10))
+    one.see(view(0, generation=2))
+    assert one.read(NAME, key(1)) is None, "the target is in a snapshot that the log has not shown yet"
+    one.offer(batch(BatchBuilder("s", 2, 0), (1, [Change(ACCOUNT, TRUNCATE), insert((2, "y", 1))])))
+    assert not one.see(view(10))
+    assert one.see(view(1, generation=2))
+    assert (one.generation, one.visible, row(one, 1), row(one, 2)) == (2, 1, None, (2, "y", 1))
+
+
+@pytest.mark.parametrize("lost", [view(10), view(10, 30), view(5, 20, 30)])
+def test_a_target_that_lost_commits_ends_the_cache(lost: TargetView) -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, []), (30, [])))
+    one.see(view(10, 20, 30))
+    with pytest.raises(TargetWentBackError, match="stream s"):
+        one.see(lost)
+
+
+def test_a_block_on_its_way_is_joined_with_what_came_since() -> None:
+    """A key leaves the block, another enters it, while the block is under way."""
+    others = [n for n in range(50) if bucket_of(key(n), BUCKETS) != bucket_of(key(1), BUCKETS)]
+    same = [n for n in range(2, 50) if bucket_of(key(n), BUCKETS) == bucket_of(key(1), BUCKETS)]
+
+    class There(Here):
+        def owner(self, block: BlockId) -> Owner:
+            return Owner("b", 7)
+
+    one = StreamCache("s", lambda _: True, BUCKETS, "a", There(), BlockStore(1 << 20), 1, 10)
+    one.see(view(10))
+    block_id = one.block_id(NAME, key(1))
+    assert one.begin_fetch(block_id) == 10
+    log = BatchBuilder("s", 1, 10)
+    moved = Change(ACCOUNT, UPDATE, (1, "x", 1), (others[0], "x", 1))
+    one.offer(batch(log, (20, [moved]), (30, [insert((same[0], "new", 1))])))
+    one.see(view(30))
+    block = Block(ACCOUNT.relation, complete=True, version=10)
+    block.put(key(1), b"whatever")
+    assert one.install(block_id, block, 1)
+    assert (row(one, 1), row(one, same[0])) == (None, (same[0], "new", 1))
+
+
+@pytest.mark.parametrize(("version", "generation", "taken"), [(9, 1, False), (10, 1, True), (10, 2, False)])
+def test_a_block_that_is_too_old_is_not_taken(version: int, generation: int, *, taken: bool) -> None:
+    one = cache(position=10)
+    one.see(view(10))
+    block_id = one.block_id(NAME, key(1))
+    assert one.install(block_id, Block(ACCOUNT.relation, complete=True, version=version), generation) is taken
+
+
+def test_a_row_of_the_target_is_kept_only_when_nothing_can_have_changed_it() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))])))
+    one.see(view(10))
+    assert not one.fill(NAME, key(2), b"row", view(20)), "the log is behind"
+    assert not one.fill(NAME, key(2), b"row", view(10, 30)), "something unknown is applied"
+    one.offer(batch(log, (20, []), (30, [insert((2, "y", 1))])))
+    assert not one.fill(NAME, key(2), b"row", view(10, 30)), "the key changes"
+    assert one.fill(NAME, key(4), None, view(10, 20))
+    assert row(one, 4) is None
+
+
+def test_what_cannot_be_cached() -> None:
+    plain = ACCOUNT.relation
+    assert cacheable(plain) == ""
+    columns = plain.columns
+    assert "no key" in cacheable(replace(plain, columns=tuple(replace(c, key=False) for c in columns)))
+    assert "whole row" in cacheable(replace(plain, identity="f", columns=(columns[0],)))
+    assert "numeric" in cacheable(replace(plain, columns=(replace(columns[0], type="numeric"), *columns[1:])))
+
+
+def test_the_store_evicts_what_was_not_read() -> None:
+    store = BlockStore(3 * BLOCK_OVERHEAD_BYTES)
+    ids = [BlockId("s", "public", "t", n) for n in range(5)]
+    for block_id in ids[:3]:
+        store.put(block_id, Block(ACCOUNT.relation, complete=True, version=1))
+    first = store.get(ids[0])
+    assert first is not None
+    first.touched = True
+    for block_id in ids[3:]:
+        store.put(block_id, Block(ACCOUNT.relation, complete=True, version=1))
+    assert store.shrink() == ids[1:3]
+    assert (len(store), store.evicted, ids[0] in store) == (3, 2, True)
+
+
+def test_blocks_deleted_rows_and_all_survive_a_record() -> None:
+    block = Block(ACCOUNT.relation, complete=False, version=5, epoch=7)
+    block.put(key(1), b"row" * 3000)
+    block.remove(key(2))
+    block_id = BlockId("s", *NAME, 3)
+    data = encode_fusion_block(record_of(block_id, block, BUCKETS, 1, 5, "a"))
+    assert len(data) < 1000
+    found_id, found = block_of(decode_fusion_block(data))
+    assert (found_id, found.rows, found.version, found.epoch) == (block_id, block.rows, 5, 7)
+    assert found.size_bytes == block.size_bytes
+
+
+RECORD = FusionBlock("s", "public", "t", 1, 4, 1, 5, 7, "a", True, (), 1, encode_image([(b"k", b"v" * 5000)]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_bytes": IMAGE_BYTES_MAX + 1}, {"image_bytes": -1}, {"image_bytes": 5}, {"rows": -1}, {"bucket": 4},
+        {"bucket": -1}, {"buckets": 1 << 20}, {"version": -1}, {"epoch": -1}, {"image": b"\xff" * 9},
+        {"compression": "none"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_block_is_refused(change: dict[str, object]) -> None:
+    datum = codec("fusion_block").decode(encode_fusion_block(RECORD))
+    with pytest.raises(SchemaError):
+        decode_fusion_block(codec("fusion_block").encode({**datum, **change}))
+
+
+@pytest.mark.parametrize(("image", "rows"), [(b"\0\0\0\1", 1), (b"\0\0\0\1k", 1), (b"\xff\xff\xff\xff" * 2, 1),
+                                             (b"\0\0\0\1k\0\0\0\1v", 2), (b"\0\0\0\1k\0\0\0\1v?", 1),
+                                             (b"\x80\0\0\0", 1)])  # fmt: skip
+def test_a_damaged_image_is_refused(image: bytes, rows: int) -> None:
+    with pytest.raises(SchemaError):
+        list(decode_image(image, rows))
+
+
+def test_deletes_are_known() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, [Change(ACCOUNT, DELETE, (1, "x", 1))])))
+    one.see(view(20))
+    assert row(one, 1) is None
+    assert one.dirty == {one.block_id(NAME, key(1))}
