@@ -255,6 +255,7 @@ class Connector:
     lane_target: Callable[[str, int, TargetSettings], LaneTarget] | None = None
     target_admin: Callable[[str, TargetSettings], TargetAdmin] | None = None
     verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
+    position_text: Callable[[int, int], str] | None = None  # of (generation, position), as the database writes it
 
 
 def load_connector(name: str) -> Connector:

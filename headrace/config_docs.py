@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from topologies.settings import KafkaSettings, SourceConfig, StreamConfig, TargetConfig
+from topologies.settings import KafkaSettings, LagConfig, MonitorSettings, SourceConfig, StreamConfig, TargetConfig
 
 _HEAD = """# Configuration
 
@@ -29,9 +29,11 @@ Connection strings may hold a password; it is never printed. A password file (`P
 """
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[kafka]", KafkaSettings),
+    ("[monitor]", MonitorSettings),
     ("[[streams]]", StreamConfig),
     ("[streams.source]", SourceConfig),
     ("[streams.target]", TargetConfig),
+    ("[streams.lag]", LagConfig),
 )
 
 
@@ -46,7 +48,7 @@ def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
     yield "|---|---|---|---|"
     schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
-        if name not in ("source", "target"):
+        if name not in ("source", "target", "lag"):
             yield f"| `{name}` | {_type(schema[name])} | {_default(field)} | {field.description} |"
     yield ""
 

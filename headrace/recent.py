@@ -1,4 +1,4 @@
-"""What Kafka tells about a stream's last minute: progress records, the end of `changes`, dead letters."""
+"""What Kafka tells about a stream's last minute: progress, lag, role reports, the end of `changes`, dead letters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from pipeline.errors import RetriableError
 from schemas.change_batch import ChangeBatch, decode_batch
 from schemas.errors import SchemaError
+from schemas.lag import Lag, decode_lag
 from schemas.progress import Progress, decode_progress
+from schemas.role_report import RoleReport, decode_report
 from topologies.kafka import last_record, make_admin, make_consumer, raise_if_fatal
 from topologies.settings import Settings
-from topologies.topics import TIMEOUT_S
+from topologies.topics import KEYED_PARTITIONS, TIMEOUT_S
 
 RECENT_S = 60.0
+LAG_RECENT_S = 10.0  # the monitor writes a summary a second
 POLL_S = 0.2
-DEAD_LETTERS_MAX = 10_000  # counted at most: each is a whole transaction that has to be fetched
 
 
 def has_topics(settings: Settings) -> bool:
@@ -51,15 +53,64 @@ def newest_batch(settings: Settings, number: int) -> ChangeBatch | None:
     return decode_batch(record) if record is not None else None
 
 
-def count_dead_letters(settings: Settings, partitions: int, stream: str) -> int:
-    """Dead letters of a stream; stops counting at `DEAD_LETTERS_MAX`. Raises RetriableError, KafkaException."""
-    topic, prefix, count = settings.topic("dead-letters"), f"{stream}/".encode(), 0
-    for message in _read(settings, [TopicPartition(topic, number, 0) for number in range(partitions)]):
-        key = message.key()
-        count += isinstance(key, bytes) and key.startswith(prefix)
-        if count >= DEAD_LETTERS_MAX:
-            break
-    return count
+def newest_lag(settings: Settings, stream: str) -> Lag | None:
+    """The monitor's last summary of a stream; None when there is none of the last seconds.
+
+    Raises RetriableError, KafkaException.
+    """
+    since_ms = int((time.time() - LAG_RECENT_S) * 1000)
+    starts = [TopicPartition(settings.topic("lag"), number, since_ms) for number in range(KEYED_PARTITIONS)]
+    newest: Lag | None = None
+    for message in _read(settings, starts, by_time=True):
+        try:
+            lag = decode_lag(message.value() or b"")
+        except SchemaError:
+            continue  # another version's; the next is a second away
+        if lag.stream == stream and (newest is None or lag.time_us >= newest.time_us):
+            newest = lag
+    return newest
+
+
+def recent_reports(settings: Settings, number: int) -> list[RoleReport]:
+    """The last report of each role of stream `number` within `RECENT_S`, by role.
+
+    Raises RetriableError, KafkaException.
+    """
+    since_ms = int((time.time() - RECENT_S) * 1000)
+    found: dict[str, RoleReport] = {}
+    for message in _read(settings, [TopicPartition(settings.topic("reports"), number, since_ms)], by_time=True):
+        try:
+            report = decode_report(message.value() or b"")
+        except SchemaError:
+            continue
+        found[report.role] = report
+    return [found[role] for role in sorted(found)]
+
+
+def count_dead_letters(settings: Settings, stream: str) -> int:
+    """Dead letters of a stream: by offsets where it is the only one, else by their keys.
+
+    Raises RetriableError, KafkaException.
+    """
+    topic = settings.topic("dead-letters")
+    partitions = [TopicPartition(topic, number, 0) for number in range(KEYED_PARTITIONS)]
+    if len(settings.streams) == 1:
+        return _count(settings, partitions)
+    prefix = f"{stream}/".encode()
+    keys = (message.key() for message in _read(settings, partitions))
+    return sum(isinstance(key, bytes) and key.startswith(prefix) for key in keys)
+
+
+def _count(settings: Settings, partitions: list[TopicPartition]) -> int:
+    """Records in the partitions of a topic that is not compacted."""
+    if not has_topics(settings):
+        return 0
+    consumer = make_consumer(settings, settings.group("watch"))
+    try:
+        ends = [consumer.get_watermark_offsets(where, timeout=TIMEOUT_S) for where in partitions]
+    finally:
+        consumer.close()
+    return sum(high - low for low, high in ends)
 
 
 def _read(settings: Settings, starts: list[TopicPartition], *, by_time: bool = False) -> Iterator[Message]:

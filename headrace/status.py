@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from connectors.base import StreamRow
-from headrace.recent import count_dead_letters, newest_batch, recent_progress
-from headrace.streams import open_ledger, source_admin
+from headrace.recent import count_dead_letters, newest_batch, newest_lag, recent_progress, recent_reports
+from headrace.streams import open_ledger, position_text, source_admin
 from pipeline.fence import LaneRow
 from pipeline.lag import Histogram
 from schemas.change_batch import ChangeBatch
+from schemas.lag import Lag, LagWindow
 from schemas.progress import Progress
+from schemas.role_report import Buffer, Control, RoleReport
 from topologies.settings import Settings, StreamConfig
-from topologies.topics import KEYED_PARTITIONS
 
 STAGE = "applied"
 IDLE_S = 10.0  # without a commit for so long, and with nothing left to apply, a stream is idle
@@ -31,17 +32,30 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """What a role has said of itself, so long ago: its controllers' values with reasons, its buffers with limits."""
+
+    role: str
+    age_s: float
+    controls: tuple[Control, ...]
+    buffers: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStatus:
     """One stream. Positions are the connector's numbers; lags in seconds over the last minute, None: no commit.
 
-    `state`: not started, snapshot, running, idle (all that Kafka has is applied), stopped.
+    `state`: not started, snapshot, running, idle (all that Kafka has is applied), stopped. `level`, `behind_s`
+    and `windows` are the monitor's; without one the level is "no monitor".
     """
 
     stream: str
     state: str
     source_position: int
+    source_position_text: str
     generation: int
     watermark: int
+    watermark_text: str
     watermark_age_s: float | None
     transactions: int
     rows: int
@@ -49,7 +63,12 @@ class StreamStatus:
     lag_p50_s: float | None
     lag_p95_s: float | None
     lag_p99_s: float | None
+    level: str
+    level_reason: str
+    behind_s: float | None
+    windows: tuple[LagWindow, ...]
     lanes: tuple[LaneStatus, ...]
+    roles: tuple[RoleStatus, ...]
     dead_letters: int
     last_error: str
 
@@ -62,14 +81,31 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         lanes = ledger.lane_rows() if row is not None else {}
         transactions, rows = ledger.totals() if row is not None else (0, 0)
     progress = recent_progress(settings, number)
-    lag = _lag(progress)
+    lag, summary = _lag(progress), newest_lag(settings, stream.name)
+    source = source_admin(stream).current_position()
+    generation, watermark = (row.generation, row.watermark) if row is not None else (0, 0)
     return StreamStatus(
-        stream.name, _state(row, newest_batch(settings, number), progress), source_admin(stream).current_position(),
-        row.generation if row is not None else 0, row.watermark if row is not None else 0, _age_s(row),
+        stream.name, _state(row, newest_batch(settings, number), progress),
+        source, position_text(stream, 0, source), generation, watermark,
+        position_text(stream, generation, watermark), _age_s(row),
         transactions, rows, sum(p.transactions for p in progress),
-        lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), _lanes(lanes, progress),
-        count_dead_letters(settings, KEYED_PARTITIONS, stream.name), _last_error(row, progress),
+        lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
+        _lanes(lanes, progress), _roles(recent_reports(settings, number)),
+        count_dead_letters(settings, stream.name), _last_error(row, progress),
     )  # fmt: skip
+
+
+def _level(lag: Lag | None) -> tuple[str, str, float | None, tuple[LagWindow, ...]]:
+    if lag is None:
+        return "no monitor", "", None, ()
+    return lag.level, lag.level_reason, lag.age_s, tuple(lag.windows)
+
+
+def _roles(reports: list[RoleReport]) -> tuple[RoleStatus, ...]:
+    now_us = time.time_ns() // 1000
+    return tuple(
+        RoleStatus(r.role, max(0, now_us - r.time_us) / 1e6, tuple(r.controls), tuple(r.buffers)) for r in reports
+    )
 
 
 def _state(row: StreamRow | None, newest: ChangeBatch | None, progress: list[Progress]) -> str:

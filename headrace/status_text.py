@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from headrace.status import StreamStatus
+from pipeline.lag import STAGES
+from pipeline.lag_windows import WINDOWS_S
+from schemas.lag import LagWindow
+from schemas.role_report import Buffer, Control
 
+LEVEL_STYLES = {"ok": "green", "warning": "yellow", "alarm": "red", "critical": "bold red", "no monitor": "dim"}
 STYLES = {"stopped": "red", "running": "green", "idle": "green", "snapshot": "yellow", "not started": "yellow"}
 
 
@@ -26,20 +33,70 @@ def _lines(status: StreamStatus) -> dict[str, str]:
     style = STYLES[status.state]
     return {
         "state": f"[{style}]{status.state}[/{style}]",
-        "source position": str(status.source_position),
-        "watermark": f"{status.watermark} (generation {status.generation})",
+        "source position": f"{status.source_position_text} ({status.source_position})",
+        "watermark": f"{status.watermark_text} ({status.watermark}, generation {status.generation})",
         "newest commit applied": _age(status.watermark_age_s),
+        "lag level": _level(status),
         "lag p50 / p95 / p99": " / ".join(seconds_text(s) for s in _lags(status)),
+        "by stage, p50 / p99": "\n".join(_stages(status.windows)) or "-",
         "transactions": f"{status.transactions:,} ({status.transactions_last_minute:,} in the last minute)",
         "rows": f"{status.rows:,}",
         "lanes": "\n".join(f"{n.lane}: epoch {n.epoch}, seq {n.seq}, {n.queued} queued" for n in status.lanes) or "-",
+        "controllers": "\n".join(_controls(status)) or "-",
+        "buffers": "\n".join(_buffers(status)) or "-",
         "dead letters": str(status.dead_letters),
-        "last error": status.last_error or "-",
+        "last error": escape(status.last_error) or "-",
     }
 
 
 def _lags(status: StreamStatus) -> tuple[float | None, ...]:
     return status.lag_p50_s, status.lag_p95_s, status.lag_p99_s
+
+
+def _level(status: StreamStatus) -> str:
+    style = LEVEL_STYLES[status.level]
+    behind = "" if status.behind_s is None else f", target behind by {seconds_text(status.behind_s)}"
+    reason = f"\n{status.level_reason}" if status.level_reason else ""
+    return f"[{style}]{status.level}[/{style}]{behind}{reason}"
+
+
+def _stages(windows: Sequence[LagWindow]) -> Iterator[str]:
+    """A line a stage: its lag over each window."""
+    for stage in STAGES:
+        found = {window.seconds: window for window in windows if window.stage == stage and window.p50_s is not None}
+        if found:
+            spans = (
+                f"{_span(s)} {seconds_text(found[s].p50_s)} / {seconds_text(found[s].p99_s)}"
+                for s in WINDOWS_S if s in found
+            )  # fmt: skip
+            yield f"{stage}: {', '.join(spans)}"
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 60 else f"{seconds // 60} min"
+
+
+def _controls(status: StreamStatus) -> Iterator[str]:
+    for role in status.roles:
+        for control in role.controls:
+            yield f"{role.role}: {escape(control_text(control))}"
+
+
+def control_text(control: Control) -> str:
+    """A controller's value, when it changed and why."""
+    since = f", {seconds_text(max(0.0, time.time() - control.changed_us / 1e6))} ago" if control.changed_us else ""
+    return f"{control.name} {control.value:,.4g} {control.unit} ({control.reason}{since})"
+
+
+def _buffers(status: StreamStatus) -> Iterator[str]:
+    for role in status.roles:
+        used = [f"{buffer.name} {_share(buffer)}" for buffer in role.buffers]
+        if used:
+            yield f"{role.role}: {', '.join(used)}"
+
+
+def _share(buffer: Buffer) -> str:
+    return f"{buffer.used:,} of {buffer.limit:,}"
 
 
 def _age(age_s: float | None) -> str:

@@ -53,6 +53,12 @@ def open_ledger(stream: StreamConfig) -> Iterator[Ledger]:
         ledger.close()
 
 
+def position_text(stream: StreamConfig, generation: int, position: int) -> str:
+    """A position as the source database writes it. Raises ConfigError."""
+    make = load_connector(stream.source.connector).position_text
+    return make(generation, position) if make is not None else str(position)
+
+
 def comparison(stream: StreamConfig) -> Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]]:
     """What compares source and target, by the source's connector. Raises ConfigError."""
     connector: Connector = load_connector(stream.source.connector)

@@ -29,7 +29,7 @@ class Window:
     The positions are where the chain stood before and after it. `last_part` says that no large
     transaction was left open then: a planner may start anew behind this record. `record` is kept so that
     the window can be planned again; a part of a large transaction drops it (memory), and can then only
-    be read again.
+    be read again. `commit_times_us` are those of the transactions that were sent to lanes.
     """
 
     generation: int
@@ -40,7 +40,12 @@ class Window:
     token: object
     record: bytes
     units: dict[int, int] = field(default_factory=dict)
-    commit_time_us: int = 0
+    commit_times_us: Sequence[int] = ()
+
+    @property
+    def commit_time_us(self) -> int:
+        """Source commit time of the last transaction, 0 when there is none."""
+        return self.commit_times_us[-1] if self.commit_times_us else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class Planner:
 
         `end_offset` is the offset after the record. Raises StreamGapError when the chain is broken.
         """
-        chain, times = self.chain, batch.commit_times_us
+        chain = self.chain
         before = chain.position
         link = chain.offer(batch)
         if link.verdict is Verdict.RESTART:
@@ -110,7 +115,7 @@ class Planner:
         # A repeated record may be of an older generation, or parts of a transaction that ended long ago.
         window = Window(
             chain.generation, before, chain.position, end_offset, chain.open_part < 0, token,
-            record if batch.whole else b"", commit_time_us=times[-1] if times else 0,
+            record if batch.whole else b"",
         )  # fmt: skip
         self.windows.append(window)
         wanted = [] if link.verdict is Verdict.REPEAT else self._missing(batch, link.first)
@@ -121,6 +126,7 @@ class Planner:
         if len(wanted) < len(batch.positions):
             batch = select(batch, wanted)
             record = encode_batch(batch)
+        window.commit_times_us = batch.commit_times_us
         return self._plan(window, batch, record, now_us, mode)
 
     def _missing(self, batch: ChangeBatch, first: int) -> Sequence[int]:
@@ -229,6 +235,10 @@ class Planner:
         for _ in range(done):
             self._inflight.forget_window()
         return [self.windows.popleft() for _ in range(done)]
+
+    def oldest_us(self) -> int:
+        """Source commit time of the oldest transaction in flight, 0 when there is none."""
+        return next((window.commit_times_us[0] for window in self.windows if window.commit_times_us), 0)
 
     def queued_transactions(self) -> list[int]:
         """Transactions sent and not yet applied, a lane."""

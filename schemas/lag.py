@@ -18,18 +18,32 @@ class LagWindow:
     p50_s: float | None
     p95_s: float | None
     p99_s: float | None
+    mean_s: float | None
+    variance_s2: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One summary of a stream. `commit_time_us` is the newest applied source commit, 0 when there was none."""
+    """One summary of a stream. `commit_time_us` is the newest applied source commit, 0 when there was none.
+
+    `age_s`: the target holds everything that the source committed until so long ago (None: not known).
+    `level` is ok, warning, alarm or critical, since `level_us` (0: since the monitor started).
+    """
 
     stream: str
     time_us: int
     commit_time_us: int
+    age_s: float | None
+    level: str
+    level_us: int
+    level_reason: str
     queued: int
     lanes: int
     windows: list[LagWindow]
+
+    def window(self, seconds: int, stage: str) -> LagWindow | None:
+        """The window of that length and stage, if there is one."""
+        return next((w for w in self.windows if w.seconds == seconds and w.stage == stage), None)
 
 
 def encode_lag(lag: Lag) -> bytes:

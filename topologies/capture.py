@@ -17,7 +17,9 @@ from connectors.base import Source, Tail, load_connector
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
 from schemas.errors import SchemaError
+from schemas.role_report import Buffer, RoleReport
 from topologies.kafka import last_record, make_admin, make_producer
+from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
 
@@ -39,11 +41,15 @@ class Capture:
         self._waiting: deque[int] = deque()  # sizes of the records not yet acknowledged
         self._bytes = 0
         self._failed: KafkaError | None = None
+        self._reporter = Reporter(settings, stream.name, "capture")
+        self._place = (0, 0, 0)  # generation, position and commit time of the last transaction sent
 
     def run(self) -> None:
         """Capture until stopped. Raises ConfigError, StreamStoppedError, RetriableError."""
         ensure_topics(make_admin(self._settings), self._settings)
         tail = self._tail()
+        if tail is not None:
+            self._place = (tail.generation, tail.position, 0)
         make = load_connector(self._stream.source.connector).source
         if make is None:
             raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
@@ -97,12 +103,26 @@ class Capture:
                 self._send(source, producer, batch)
             producer.poll(0)
             self._check_failed()
+            self._report(producer)
             while self._bytes > UNACKNOWLEDGED_BYTES_MAX or len(self._waiting) > UNACKNOWLEDGED_RECORDS_MAX:
                 source.keepalive()
                 producer.poll(BACK_PRESSURE_POLL_S)
                 self._check_failed()
+                self._report(producer)
                 if self._stopping():
                     return
+
+    def _report(self, producer: Producer) -> None:
+        if not self._reporter.due():
+            return
+        generation, position, commit_time_us = self._place
+        buffers = [
+            Buffer("unacknowledged records", len(self._waiting), UNACKNOWLEDGED_RECORDS_MAX, "records"),
+            Buffer("unacknowledged bytes", self._bytes, UNACKNOWLEDGED_BYTES_MAX, "bytes"),
+        ]
+        self._reporter.send(producer, RoleReport(
+            self._stream.name, "capture", time.time_ns() // 1000, generation, position, commit_time_us, buffers=buffers,
+        ))  # fmt: skip
 
     def _send(self, source: Source, producer: Producer, batch: ChangeBatch) -> None:
         record = encode_batch(batch)
@@ -116,6 +136,8 @@ class Capture:
                 # The producer is idempotent: acknowledgements of a partition come in order.
                 source.confirm(end_position)
 
+        if batch.positions and batch.last_part:
+            self._place = (batch.generation, batch.last_position, batch.commit_times_us[-1])
         self._waiting.append(len(record))
         self._bytes += len(record)
         producer.produce(

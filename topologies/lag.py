@@ -1,4 +1,4 @@
-"""The monitor: progress records in, lag summaries out.
+"""The monitor: progress records and role reports in, lag summaries and alerts out.
 
 **Guarantee:** none is needed. Progress is a hint; a summary that is lost is followed by the next a second
 later. What was published while no monitor ran is not counted.
@@ -8,96 +8,101 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from confluent_kafka import Message
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, Message, TopicPartition
 
-from pipeline.lag import Histogram
+from pipeline.freshness import Freshness
+from pipeline.lag_windows import SHORT_S, LagWindows
+from pipeline.levels import LevelChange, LevelWatch, Thresholds
 from schemas.errors import SchemaError
-from schemas.lag import Lag, LagWindow, encode_lag
-from schemas.progress import Progress, decode_progress
-from topologies.kafka import make_admin, make_producer, raise_if_fatal, read_from_end
+from schemas.lag import Lag, encode_lag
+from schemas.progress import decode_progress
+from schemas.role_report import decode_report
+from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal
 from topologies.settings import Settings
 from topologies.topics import ensure_topics
+from topologies.webhook import Webhook
 
 log = logging.getLogger(__name__)
-SHORT_S, MIDDLE_S, LONG_S = 10, 60, 600  # windows; the last two move in steps of the first
 PUBLISH_S = 1.0
 LOG_S = 10.0
 POLL_S = 0.2
 STAGE = "applied"
 
 
-@dataclass(slots=True)
-class Slot:
-    """What was applied in one step of time: lag by stage, transactions, rows."""
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A change of a stream's level."""
 
-    lag: dict[str, Histogram] = field(default_factory=dict)
-    transactions: int = 0
-    rows: int = 0
+    stream: str
+    change: LevelChange
+    text: str
 
-    def add(self, other: Slot) -> None:
-        """Add what the other slot has counted."""
-        self.transactions += other.transactions
-        self.rows += other.rows
-        for stage, histogram in other.lag.items():
-            self.lag.setdefault(stage, Histogram()).merge(histogram)
+    def payload(self) -> dict[str, object]:
+        """What the webhook posts."""
+        return {
+            "stream": self.stream, "level": self.change.after, "previous_level": self.change.before,
+            "lag_s": round(self.change.lag_s, 3), "time_us": int(self.change.time_s * 1e6), "text": self.text,
+        }  # fmt: skip
 
 
 class StreamLag:
-    """Windows of one stream. Time is told by the caller, in whole seconds that never go back."""
+    """One stream: windows, freshness, level. Reports from before `started_us` tell places, and count no lag."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, thresholds: Thresholds, started_us: int) -> None:
         self.stream = stream
-        self._seconds: deque[Slot] = deque([Slot()], SHORT_S)
-        self._steps: deque[Slot] = deque(maxlen=LONG_S // SHORT_S)  # of SHORT_S each
-        self._ticks = 0
-        self._commit_time_us = 0
-        self._lanes: dict[int, tuple[int, int]] = {}  # lane -> tick of its last commit, units queued
+        self._started_us = started_us
+        self._windows = LagWindows()
+        self._freshness = Freshness()
+        self._watch = LevelWatch(thresholds)
+        self._level_us = 0
+        self._reason = ""
 
-    def note(self, progress: Progress) -> None:
-        """Count one progress record."""
-        slot = self._seconds[-1]
-        slot.transactions += progress.transactions
-        slot.rows += progress.rows
-        for stage, packed in progress.lag_buckets.items():
-            slot.lag.setdefault(stage, Histogram()).merge(Histogram.decode(packed))
-        self._commit_time_us = max(self._commit_time_us, progress.commit_time_us)
-        self._lanes[progress.lane] = (self._ticks, progress.queued)
+    def note_progress(self, value: bytes) -> None:
+        """Count a progress record. Raises SchemaError."""
+        self._windows.note(decode_progress(value))
 
-    def tick(self) -> None:
-        """A second has passed."""
-        self._ticks += 1
-        if self._ticks % SHORT_S == 0:
-            self._steps.append(self.total(SHORT_S))
-        self._seconds.append(Slot())
+    def note_report(self, value: bytes) -> None:
+        """Take a role's report. Raises SchemaError."""
+        report = decode_report(value)
+        if report.stream != self.stream:
+            return
+        if report.time_us >= self._started_us:
+            self._windows.note_stages(report.lag_buckets)
+        place = (report.generation, report.position)
+        if report.role == "capture":
+            self._freshness.note_captured(place, report.commit_time_us, report.time_us)
+        elif report.role == "plan":
+            self._freshness.note_applied(place, report.oldest_us)
 
-    def total(self, seconds: int) -> Slot:
-        """The sum over the last `seconds`; beyond the shortest window the running step is left out."""
-        slots = self._seconds if seconds == SHORT_S else [*self._steps][-(seconds // SHORT_S) :]
-        total = Slot()
-        for slot in slots:
-            total.add(slot)
-        return total
+    def tick(self, now_us: int) -> tuple[Lag, Alert | None]:
+        """A second has passed: the summary of now, and the change of level that it brings."""
+        windows = self._windows.windows()
+        age_us = self._freshness.age_us(now_us)
+        p99_s = next(w.p99_s for w in windows if w.seconds == SHORT_S and w.stage == STAGE) or 0.0
+        age_s = age_us / 1e6 if age_us is not None else None
+        alert = self._judge(now_us, age_s or 0.0, p99_s)
+        lanes, queued = self._windows.busy_lanes()
+        lag = Lag(
+            self.stream, now_us, self._windows.commit_time_us, age_s, self._watch.level, self._level_us, self._reason,
+            queued, lanes, windows,
+        )  # fmt: skip
+        self._windows.tick()
+        return lag, alert
 
-    def summary(self, now_us: int) -> Lag:
-        """All windows as one record."""
-        busy = [(tick, queued) for tick, queued in self._lanes.values() if self._ticks - tick < SHORT_S]
-        windows = [window for seconds in (SHORT_S, MIDDLE_S, LONG_S) for window in self._windows(seconds)]
-        queued = sum(queued for _, queued in busy)
-        return Lag(self.stream, now_us, self._commit_time_us, queued, len(busy), windows)
-
-    def _windows(self, seconds: int) -> list[LagWindow]:
-        total = self.total(seconds)
-        return [
-            LagWindow(
-                seconds, stage, total.transactions, total.rows,
-                lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99),
-            )
-            for stage, lag in sorted((total.lag or {STAGE: Histogram()}).items())
-        ]  # fmt: skip
+    def _judge(self, now_us: int, age_s: float, p99_s: float) -> Alert | None:
+        change = self._watch.observe(now_us / 1e6, max(age_s, p99_s))
+        if change is None:
+            return None
+        self._level_us = now_us
+        self._reason = (
+            f"the target is {age_s:,.1f} s behind" if age_s >= p99_s
+            else f"99 % of the last {SHORT_S} s were applied within {p99_s:,.1f} s"
+        )  # fmt: skip
+        text = f"stream {self.stream}: lag level {change.after} (was {change.before}): {self._reason}"
+        return Alert(self.stream, change, text)
 
 
 class Monitor:
@@ -106,15 +111,24 @@ class Monitor:
     def __init__(self, settings: Settings, stopping: Callable[[], bool]) -> None:
         self._settings = settings
         self._stopping = stopping
-        self._streams = {number: StreamLag(name) for name, number in settings.numbers().items()}
+        now_us = time.time_ns() // 1000
+        self._streams = {
+            number: StreamLag(name, settings.stream(name).lag.thresholds(), now_us)
+            for name, number in settings.numbers().items()
+        }
         self._topic = settings.topic("lag")
+        self._reports = settings.topic("reports")
+        url = settings.monitor.webhook_url
+        self._webhook = Webhook(url.get_secret_value()) if url is not None else None
 
     def run(self) -> None:
         """Publish a summary a second until stopped. Raises ConfigError, RetriableError."""
         ensure_topics(make_admin(self._settings), self._settings)
-        consumer = read_from_end(self._settings, self._settings.topic("progress"), list(self._streams))
+        consumer = self._consumer()
         producer = make_producer(self._settings)
         due_s = logged_s = time.monotonic()
+        if self._webhook is not None:
+            log.info("alerts go to %s", self._webhook.place)
         try:
             while not self._stopping():
                 for message in consumer.consume(500, timeout=POLL_S):
@@ -131,33 +145,54 @@ class Monitor:
         finally:
             consumer.close()
             producer.flush(5.0)
+            if self._webhook is not None:
+                self._webhook.close()
+
+    def _consumer(self) -> Consumer:
+        """Progress from now on; of the reports, which are compacted, also the last of each role."""
+        consumer = make_consumer(self._settings, self._settings.group("watch"), from_end=True)
+        progress = self._settings.topic("progress")
+        starts = [TopicPartition(progress, number, OFFSET_END) for number in self._streams]
+        starts += [TopicPartition(self._reports, number, OFFSET_BEGINNING) for number in self._streams]
+        consumer.assign(starts)
+        return consumer
 
     def _note(self, message: Message) -> None:
         error, value, partition = message.error(), message.value(), message.partition()
         if error is not None:
             raise_if_fatal(error)
         elif value is not None and partition in self._streams:
+            stream = self._streams[partition]
             try:
-                self._streams[partition].note(decode_progress(value))
+                if message.topic() == self._reports:
+                    stream.note_report(value)
+                else:
+                    stream.note_progress(value)
             except SchemaError as damage:
-                log.warning("a progress record can't be read: %s", damage)
+                log.warning("topic %s: a record can't be read: %s", message.topic(), damage)
 
     def _tick(self) -> list[Lag]:
         now_us = time.time_ns() // 1000
-        lags = [stream.summary(now_us) for stream in self._streams.values()]
+        lags = []
         for stream in self._streams.values():
-            stream.tick()
+            lag, alert = stream.tick(now_us)
+            lags.append(lag)
+            if alert is not None:
+                log.log(logging.WARNING if alert.change.after != "ok" else logging.INFO, "%s", alert.text)
+                if self._webhook is not None:
+                    self._webhook.send(alert.payload())
         return lags
 
 
 def summary_text(lag: Lag) -> str:
     """The shortest window in a line."""
-    window = next(w for w in lag.windows if w.seconds == SHORT_S and w.stage == STAGE)
-    rate = f"{window.transactions / SHORT_S:,.0f} transactions/s"
-    if window.p50_s is None or window.p95_s is None or window.p99_s is None:
-        return f"stream {lag.stream}: nothing to count in the last {SHORT_S} s ({rate}), {lag.queued} units queued"
+    window = lag.window(SHORT_S, STAGE)
+    age = "not known" if lag.age_s is None else f"{lag.age_s:,.1f} s"
+    if window is None or window.p50_s is None or window.p95_s is None or window.p99_s is None:
+        return f"stream {lag.stream}: nothing applied in the last {SHORT_S} s; target behind by {age}"
     p50, p95, p99 = (value * 1000 for value in (window.p50_s, window.p95_s, window.p99_s))
     return (
-        f"stream {lag.stream}: lag p50 {p50:,.0f} ms, p95 {p95:,.0f} ms, p99 {p99:,.0f} ms; {rate} "
-        f"in {lag.lanes} lanes, {lag.queued} units queued"
+        f"stream {lag.stream}: lag p50 {p50:,.0f} ms, p95 {p95:,.0f} ms, p99 {p99:,.0f} ms; "
+        f"{window.transactions / SHORT_S:,.0f} transactions/s in {lag.lanes} lanes, {lag.queued} units queued; "
+        f"target behind by {age}"
     )

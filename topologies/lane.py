@@ -17,8 +17,8 @@ from typing import TypeVar
 from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
-from pipeline.lag import Histogram
 from pipeline.merging import QueuedUnit, may_follow
+from pipeline.stages import stage_lags
 from schemas.apply_unit import SERIAL
 from schemas.errors import SchemaError
 from schemas.progress import Failure, Progress
@@ -35,7 +35,6 @@ BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HOLD_S = 2.0  # between two signs of life of a large transaction that waits for its next part
 REPEAT_S = 1.0  # a failure is reported until the planner has heard of it
 MAPPING_STATES = ("42P01", "42703")  # the target's catalogue, as it was when the lane connected, lacks something
-LAG_SAMPLES_MAX = 200  # of one target transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,7 @@ class LaneWorker(threading.Thread):
         self._failure: Progress | None = None  # as reported; units of its epoch are dropped
         self._open: tuple[int, int] | None = None  # epoch and first seq of a large transaction that has begun
         self._due_s = 0.0
+        self._begun_us = 0  # when the waits of the group at work were met
 
     # -- called by the consuming thread ----------------------------------------------------------
 
@@ -134,6 +134,7 @@ class LaneWorker(threading.Thread):
             self._failure = None
         if not self._wait(first):
             return
+        self._begun_us = time.time_ns() // 1000
         group = [first]
         while (unit := self._take(0)) is not None:
             if isinstance(unit, Damage):
@@ -351,13 +352,10 @@ class LaneWorker(threading.Thread):
     def _progress(self, group: list[QueuedUnit], applied: Applied) -> Progress:
         last = group[-1]
         now_us = time.time_ns() // 1000
-        lag = Histogram()
-        times = [time_us for queued in group if queued.batch.kind == "live" for time_us in queued.batch.commit_times_us]
-        lag.add_all(now_us, times[:: 1 + len(times) // LAG_SAMPLES_MAX])
         return Progress(
             self.stream, last.unit.generation, self.lane, last.unit.epoch, last.unit.seq, last.batch.last_position,
             last.batch.commit_times_us[-1], now_us, sum(len(queued.batch.positions) for queued in group), applied.rows,
-            self._queue.qsize(), {"applied": lag.encode()},
+            self._queue.qsize(), stage_lags(group, self._begun_us, now_us),
         )  # fmt: skip
 
     # -- the connection -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import ProgrammingError
@@ -20,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from connectors import base
 from pipeline.errors import ConfigError
+from pipeline.levels import Thresholds
 from schemas.apply_unit import LANES_MAX
 
 ENV_CONFIG = "HEADRACE_CONFIG"
@@ -45,6 +47,20 @@ def _check_dsn(value: SecretStr) -> SecretStr:
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_check_dsn)]
+
+
+def _check_url(value: SecretStr) -> SecretStr:
+    try:
+        url = urlsplit(value.get_secret_value())
+        right = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port)
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError("is no URL; write https://host/path")
+    return value
+
+
+Url = Annotated[SecretStr, AfterValidator(_check_url)]
 
 
 class KafkaSettings(_Model):
@@ -112,6 +128,36 @@ class TargetConfig(_Model):
     )
 
 
+class LagConfig(_Model):
+    """`[streams.lag]`: when lag is worth an alert."""
+
+    warning_s: float = Field(default=5.0, gt=0, description="lag in seconds from which on the level is `warning`")
+    alarm_s: float = Field(default=30.0, gt=0, description="the same for `alarm`")
+    critical_s: float = Field(default=120.0, gt=0, description="the same for `critical`")
+    hold_s: float = Field(default=5.0, ge=0, description="how long the lag must stay there before the level is raised")
+    clear_s: float = Field(
+        default=30.0, ge=0, description="how long it must stay below 80 % of the threshold before the level is lowered"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> LagConfig:
+        if not self.warning_s < self.alarm_s < self.critical_s:
+            raise ValueError("thresholds must rise: warning_s < alarm_s < critical_s")
+        return self
+
+    def thresholds(self) -> Thresholds:
+        """The monitor's view."""
+        return Thresholds(self.warning_s, self.alarm_s, self.critical_s, self.hold_s, self.clear_s)
+
+
+class MonitorSettings(_Model):
+    """`[monitor]`: where alerts go."""
+
+    webhook_url: Url | None = Field(
+        default=None, description="`http(s)://...` that gets each change of a lag level as a JSON POST; kept secret"
+    )
+
+
 class StreamConfig(_Model):
     """`[[streams]]`: one source database into one target."""
 
@@ -123,6 +169,7 @@ class StreamConfig(_Model):
     )
     source: SourceConfig
     target: TargetConfig
+    lag: LagConfig = LagConfig()
 
     def source_settings(self) -> base.SourceSettings:
         """The connector's view of the source."""
@@ -144,6 +191,7 @@ class Settings(_Model):
     """The whole configuration."""
 
     kafka: KafkaSettings = KafkaSettings()
+    monitor: MonitorSettings = MonitorSettings()
     streams: tuple[StreamConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -19,12 +19,15 @@ from faust.types import EventT
 from connectors.base import Ledger, RefusedError, load_connector
 from pipeline.conflicts import KeyRules
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
+from pipeline.lag import Histogram
 from pipeline.planner import Planner, Window
 from schemas.apply_unit import LANES_MAX, ApplyUnit, encode_unit
 from schemas.change_batch import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Failure, decode_progress
 from topologies.kafka import make_producer
+from topologies.planner_report import planner_report
+from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,9 @@ class StreamPlanner:
         self._advanced_s = 0.0
         self._lock = asyncio.Lock()
         self._undelivered = ""
+        self._reporter = Reporter(settings, stream.name, "plan")
+        self._visible = Histogram()  # since the last report
+        self._passed = (0, 0)  # generation and position: the planner's own watermark, ahead of the ledger's
 
     async def take(self, event: EventT[bytes]) -> None:
         """Plan one change record. Never raises: errors stop the application."""
@@ -105,6 +111,7 @@ class StreamPlanner:
         target = self._stream.target
         self._planner = Planner(self._stream.name, start, rules, lanes=target.lanes, order=target.order)
         self._next_offset = -1
+        self._passed = (start.generation, start.watermark)
         log.info(
             "stream %s: planning from position %d (generation %d) in epoch %d; %d transactions above it are applied",
             self._stream.name, start.watermark, start.generation, start.epoch, sum(map(len, start.applied.values())),
@@ -121,13 +128,17 @@ class StreamPlanner:
         event.ack()
 
     async def _send(self, units: list[ApplyUnit]) -> None:
-        if self._producer is None:
-            self._producer = make_producer(self._settings)
+        producer = self._made_producer()
         for unit in units:
             record = encode_unit(unit)
-            while not self._produce(self._producer, unit.lane, record):  # noqa: ASYNC110 - librdkafka has no event
+            while not self._produce(producer, unit.lane, record):  # noqa: ASYNC110 - librdkafka has no event
                 await asyncio.sleep(FULL_S)
-        self._producer.poll(0)
+        producer.poll(0)
+
+    def _made_producer(self) -> Producer:
+        if self._producer is None:
+            self._producer = make_producer(self._settings)
+        return self._producer
 
     def _produce(self, producer: Producer, lane: int, record: bytes) -> bool:
         """Whether the producer took the record; it is full while the broker is away."""
@@ -214,9 +225,12 @@ class StreamPlanner:
 
     def _retire(self) -> None:
         if self._planner is not None:
+            now_us = time.time_ns() // 1000
             for window in self._planner.retire():
                 window.record = b""
                 self._retired.append(window)
+                self._passed = (window.generation, window.last_position)
+                self._visible.add_sample(now_us, window.commit_times_us)
 
     async def tick(self) -> None:
         """Advance the watermark in the ledger and acknowledge what it has passed."""
@@ -228,6 +242,8 @@ class StreamPlanner:
                 return
             if self._undelivered:
                 raise RetriableError(f"stream {self._stream.name}: a unit was not delivered: {self._undelivered}")
+            if self._reporter.due():
+                self._report(planner, self._made_producer())
             now_s = time.monotonic()
             stalled = bool(planner.windows) and now_s - self._news_at_s > STALL_S
             if stalled:
@@ -239,6 +255,11 @@ class StreamPlanner:
                     await self._advance(planner)
         except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
             await self._fail(error, -1)
+
+    def _report(self, planner: Planner, producer: Producer) -> None:
+        visible, self._visible = self._visible, Histogram()
+        report = planner_report(planner, self._passed, {"visible": visible.encode()}, time.time_ns() // 1000)
+        self._reporter.send(producer, report)
 
     async def _advance(self, planner: Planner) -> None:
         windows = list(self._retired)

@@ -17,6 +17,7 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 KEYED_PARTITIONS = 8
 TIMEOUT_S = 15.0
 SHORT_MS = 3_600_000
+SHORT_SEGMENT_MS = 600_000  # a segment that is written is neither compacted nor deleted: the default is a week
 LONG_MS = 90 * 24 * 3_600_000
 
 
@@ -59,8 +60,12 @@ TOPICS = (
     Topic("fusion-blocks", "block id", "FusionBlock", _keyed, "compact", "fusion"),
     Topic("grd-accesses", "block id", "access counts", _keyed, "delete", "apply", retention_ms=SHORT_MS),
     Topic("grd-affinity", "block id", "GrdAffinity", _keyed, "compact", "affinity"),
-    Topic("lag", "stream", "lag summary", _keyed, "compact,delete", "monitor", retention_ms=SHORT_MS),
-)
+    Topic(
+        "reports", "stream/role", "RoleReport", _one, "compact,delete", "all roles", by_stream=True,
+        retention_ms=SHORT_MS,
+    ),
+    Topic("lag", "stream", "Lag", _keyed, "compact,delete", "monitor", retention_ms=SHORT_MS),
+)  # fmt: skip
 
 
 def topic_settings(topic: Topic, settings: Settings) -> dict[str, str]:
@@ -68,6 +73,8 @@ def topic_settings(topic: Topic, settings: Settings) -> dict[str, str]:
     config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(RECORD_BYTES_MAX)}
     if "delete" in topic.cleanup:
         config["retention.ms"] = str(topic.retention_ms or settings.kafka.retention_hours * 3_600_000)
+    if topic.retention_ms == SHORT_MS:
+        config["segment.ms"] = str(SHORT_SEGMENT_MS)
     return config
 
 

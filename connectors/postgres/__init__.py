@@ -4,6 +4,7 @@ from connectors.base import Connector
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
+from connectors.postgres.replication import position_text
 from connectors.postgres.source import PostgresSource
 from connectors.postgres.verify import verify_tables
 
@@ -15,4 +16,5 @@ CONNECTOR = Connector(
     lane_target=PostgresLane,
     target_admin=PostgresTargetAdmin,
     verify=verify_tables,
+    position_text=position_text,
 )

@@ -118,7 +118,7 @@ class PostgresLane:
 
     def apply(self, group: UnitGroup) -> Applied:
         """Apply and commit; see `connectors.base.LaneTarget`."""
-        rows = sum(batch.rows() for batch in group.batches)
+        rows = 0 if _is_preparation(group) else sum(batch.rows() for batch in group.batches)
         if _is_preparation(group) or (rows > ROW_BY_ROW_MAX and not group.serial):
             return self._apply_sets(group, rows)
         try:
@@ -249,7 +249,8 @@ class PostgresLane:
             )
 
     def _fence(self, group: UnitGroup, rows: int) -> Statement:
-        count = sum(len(batch.positions) for batch in group.batches)
+        # The parts of a snapshot have positions, and are no transactions of the source.
+        count = sum(len(batch.positions) for batch in group.batches if batch.kind == "live")
         numbers = [group.last_seq, group.next_offset, count, rows]
         parameters = [str(n).encode() for n in numbers] + [self._stream.encode()]
         parameters += [str(n).encode() for n in (self._lane, group.epoch, group.first_seq - 1)]

@@ -22,6 +22,9 @@ _STATUS = struct.Struct("!cqqqqB")
 _KEEPALIVE = struct.Struct("!qqB")
 _PG_EPOCH_S = 946_684_800
 STATUS_INTERVAL_S = 1.0
+# Each status asks for an answer, so a server that says nothing is gone or frozen, not idle. PostgreSQL's own
+# subscriber waits as long (wal_receiver_timeout).
+SILENCE_MAX_S = 60.0
 # Reading eagerly wakes both sides for every message: 60 µs a transaction against 12 with a nap of 0.2 ms
 # whenever the socket is empty (2-core machine, pgbench TPC-B). Longer naps let the socket buffer fill up.
 NAP_S = 0.0002
@@ -38,6 +41,11 @@ def parse_lsn(text: str) -> int:
     """The LSN that PostgreSQL prints as `text`."""
     high, low = text.split("/")
     return int(high, 16) << 32 | int(low, 16)
+
+
+def position_text(generation: int, position: int) -> str:
+    """A position as an LSN; the parts of a snapshot are numbered, below its consistent point."""
+    return lsn_text(position) if position >= generation else f"part {position} of the snapshot"
 
 
 class ReplicationConnection:
@@ -58,6 +66,7 @@ class ReplicationConnection:
             kind = ConfigError if any(word in message for word in permanent) else RetriableError
             raise kind(f"{self._where}: no replication connection: {message.splitlines()[-1]}")
         self._status_sent_s = 0.0
+        self._heard_s = time.monotonic()
         self.confirmed = 0
         self.received = 0
 
@@ -81,6 +90,7 @@ class ReplicationConnection:
             pq.ExecStatus.COPY_BOTH,
         )
         self.confirmed = from_lsn
+        self._heard_s = time.monotonic()
 
     def _command(self, command: str, wanted: pq.ExecStatus = pq.ExecStatus.TUPLES_OK) -> pq.abc.PGresult:
         result = self._conn.exec_(command.encode())
@@ -137,6 +147,7 @@ class ReplicationConnection:
     def _keepalive(self, data: bytes) -> None:
         end, _, reply = _KEEPALIVE.unpack_from(data, 1)
         self.received = max(self.received, end)
+        self._heard_s = time.monotonic()
         if reply:
             self.send_status()
 
@@ -148,20 +159,28 @@ class ReplicationConnection:
             select.select([self._conn.socket], [], [], IDLE_WAIT_S)
 
     def send_status(self) -> None:
-        """Report the confirmed position; the server may recycle WAL below it."""
+        """Report the confirmed position, below which the server may recycle WAL, and ask for an answer."""
         now_us = int((time.time() - _PG_EPOCH_S) * 1e6)
         lsn = self.confirmed
         try:
-            self._conn.put_copy_data(_STATUS.pack(b"r", max(lsn, self.received), lsn, lsn, now_us, 0))
+            self._conn.put_copy_data(_STATUS.pack(b"r", max(lsn, self.received), lsn, lsn, now_us, 1))
             self._conn.flush()
         except psycopg.Error as error:
             raise RetriableError(f"{self._where}: replication connection lost: {error}") from error
         self._status_sent_s = time.monotonic()
 
     def send_status_if_due(self) -> None:
-        """Report the confirmed position once a second."""
-        if time.monotonic() - self._status_sent_s >= STATUS_INTERVAL_S:
-            self.send_status()
+        """Report the confirmed position once a second. Raises RetriableError when the server has fallen silent."""
+        now_s = time.monotonic()
+        if now_s - self._status_sent_s < STATUS_INTERVAL_S:
+            return
+        if now_s - self._heard_s > SILENCE_MAX_S:
+            raise RetriableError(f"{self._where}: no answer for {SILENCE_MAX_S:.0f} s; is the server frozen?")
+        self.send_status()
+
+    def excuse_silence(self) -> None:
+        """Count silence from now: nothing was read for a while, so nothing could be heard."""
+        self._heard_s = time.monotonic()
 
     def close(self) -> None:
         """End the connection."""

@@ -175,6 +175,7 @@ class PostgresSource:
     def keepalive(self) -> None:
         """Send a status message if one is due."""
         if self._replication is not None:
+            self._replication.excuse_silence()
             self._replication.send_status_if_due()
 
     def close(self) -> None:

@@ -69,11 +69,11 @@ class Rig:
         self.stream = f"t{uuid.uuid4().hex[:10]}"
         self.source_dsn, self.target_dsn = source_dsn, target_dsn
         self._directory = directory
-        self._config_path = directory / f"{self.stream}.toml"
-        self._config_path.write_text(
+        self.config_path = directory / f"{self.stream}.toml"
+        self.config_path.write_text(
             _toml(self.stream, kafka, {"dsn": source_dsn, **(source or {})}, {"dsn": target_dsn, **(target or {})})
         )
-        self.settings: Settings = load_settings(self._config_path)
+        self.settings: Settings = load_settings(self.config_path)
         self.config: StreamConfig = self.settings.streams[0]
         self.roles: dict[str, Role] = {}
         self._lock = threading.RLock()
@@ -168,7 +168,7 @@ class Rig:
         if role.wanted:
             with role.log_path.open("ab") as log:
                 role.process = subprocess.Popen(
-                    [sys.executable, "-m", "headrace.cli", role.name.partition("-")[0], "-c", str(self._config_path)],
+                    [sys.executable, "-m", "headrace.cli", role.name.partition("-")[0], "-c", str(self.config_path)],
                     cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     env={**os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid())},
                 )  # fmt: skip

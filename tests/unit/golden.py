@@ -26,6 +26,7 @@ from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
 from schemas.packed import INT32, INT64
 from schemas.progress import Failure, Progress, decode_progress, encode_progress
+from schemas.role_report import Buffer, Control, RoleReport, decode_report, encode_report
 from schemas.rows import pack_fields, pack_row
 from schemas.single_object import HEADER_BYTES, codec
 
@@ -61,7 +62,15 @@ EXPECTED: dict[str, Any] = {
         Failure(100, "23505", "duplicate key", poison=False),
     ),
     "dead_letter": DeadLetter("orders", 4711, 100, 7, 1_700_000_000_000_000, 5, "23505", "duplicate", [90], b"batch"),
-    "lag": Lag("orders", 5, 4, 3, 2, [LagWindow(10, "applied", 100, 400, 0.001, None, 0.5)]),
+    "lag": Lag(
+        "orders", 5, 4, 0.25, "warning", 3, "behind", 3, 2,
+        [LagWindow(10, "applied", 100, 400, 0.001, None, 0.5, 0.25, 0.125)],
+    ),
+    "role_report": RoleReport(
+        "orders", "apply/3", 5, 4711, 100, 4, 3, {"visible": b"\1\0\0\0"},
+        [Control("active lanes", 2.0, "lanes", 4, "half of the units waited")],
+        [Buffer("windows in flight", 7, 64, "windows")],
+    ),
     "fusion_block": FusionBlock(
         "orders", "public", "köln", 12, 64, 4711, 100, 2, "a", complete=True,
         columns=(Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True)),
@@ -75,11 +84,13 @@ EXPECTED: dict[str, Any] = {
 
 ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "change_batch": encode_batch, "apply_unit": encode_unit, "progress": encode_progress,
-    "dead_letter": encode_dead_letter, "lag": encode_lag, "fusion_block": encode_fusion_block,
+    "dead_letter": encode_dead_letter, "lag": encode_lag, "role_report": encode_report,
+    "fusion_block": encode_fusion_block,
 }  # fmt: skip
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "change_batch": decode_batch, "apply_unit": decode_unit, "progress": decode_progress,
-    "dead_letter": decode_dead_letter, "lag": decode_lag, "fusion_block": decode_fusion_block,
+    "dead_letter": decode_dead_letter, "lag": decode_lag, "role_report": decode_report,
+    "fusion_block": decode_fusion_block,
 }  # fmt: skip
 
 

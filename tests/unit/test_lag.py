@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pipeline.lag import BUCKETS, Histogram, bucket_of, bucket_top_us
+from pipeline.lag import BUCKETS, SAMPLES_MAX, Histogram, bucket_of, bucket_top_us
 from schemas.errors import SchemaError
 
 ERROR = 2 ** (1 / 4) - 1  # 19 %
@@ -72,6 +72,30 @@ def test_adding_many_is_adding_each() -> None:
     assert found.counts == histogram(*(1000 - start for start in starts_us)).counts
     found.add(7, 3)
     assert found.total == 8
+
+
+@pytest.mark.parametrize("count", [0, 1, SAMPLES_MAX, SAMPLES_MAX + 1, 3 * SAMPLES_MAX + 7, 4000])
+def test_a_sample_counts_everyone(count: int) -> None:
+    found = Histogram()
+    found.add_sample(5_000_000, [n * 1000 for n in range(count)])
+    assert found.total == count
+    if count > SAMPLES_MAX:
+        whole = Histogram()
+        whole.add_all(5_000_000, [n * 1000 for n in range(count)])
+        assert found.percentile_s(0.5) == pytest.approx(whole.percentile_s(0.5), rel=ERROR)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_and_variance_are_near_the_exact_ones(seed: int) -> None:
+    rng = random.Random(seed)
+    lags_us = [int(rng.lognormvariate(9, 1)) + 1 for _ in range(2000)]
+    found = histogram(*lags_us)
+    mean_s = sum(lags_us) / len(lags_us) / 1e6
+    variance_s2 = sum((lag / 1e6 - mean_s) ** 2 for lag in lags_us) / len(lags_us)
+    assert found.mean_s() == pytest.approx(mean_s, rel=0.03)
+    assert found.variance_s2() == pytest.approx(variance_s2, rel=0.12)
+    assert Histogram().mean_s() is None
+    assert Histogram().variance_s2() is None
 
 
 def test_packing() -> None:

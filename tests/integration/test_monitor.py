@@ -1,0 +1,81 @@
+"""Lag of a running stream: stages, levels, alerts by webhook; an idle stream is fresh, a stuck one is not."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg
+import pytest
+
+from headrace.recent import newest_lag, recent_reports
+from pipeline.lag import STAGES
+from schemas.lag import Lag
+from tests.cli.conftest import invoke
+from tests.support.fixtures import MakeRig
+from tests.support.receiver import receiver
+from tests.support.rig import Rig
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+def lag_of(rig: Rig) -> Lag:
+    """The monitor's newest summary; waits for one."""
+    found: list[Lag] = []
+
+    def spoken() -> bool:
+        lag = newest_lag(rig.settings, rig.stream)
+        found.extend([lag] if lag is not None else [])
+        return lag is not None
+
+    rig.until(spoken, "the monitor speaks")
+    return found[-1]
+
+
+def test_a_stuck_target_is_told_and_an_idle_source_is_not(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver(500) as server:
+        monkeypatch.setenv("HEADRACE_MONITOR__WEBHOOK_URL", f"http://127.0.0.1:{server.port}/s3cret")
+        for name, value in {"warning_s": 2, "alarm_s": 300, "critical_s": 600, "hold_s": 0}.items():
+            monkeypatch.setenv(f"HEADRACE_STREAMS__0__LAG__{name.upper()}", str(value))
+        rig = make_rig()
+        rig.both("CREATE TABLE item (id int PRIMARY KEY)")
+        rig.start("capture", "plan", "apply")
+        rig.source("INSERT INTO item VALUES (1)")
+        rig.wait_until_equal("item")
+        rig.start("monitor")
+        rig.until(lambda: lag_of(rig).age_s == 0, "the target is fresh")
+        assert lag_of(rig).level == "ok"
+        with psycopg.connect(rig.target_dsn) as conn:
+            conn.execute("LOCK TABLE item IN EXCLUSIVE MODE")
+            rig.source("INSERT INTO item VALUES (2)")
+            rig.until(lambda: len(server.posts) == 2, "the alert is posted, and once more after a refusal")
+            assert lag_of(rig).level == "warning"
+            assert (lag_of(rig).age_s or 0) >= 2
+        rig.wait_until_equal("item")
+        rig.until(lambda: lag_of(rig).age_s == 0, "the last commit is old, but nothing is left to apply")
+    assert [body["level"] for _, body in server.posts] == ["warning", "warning"]
+    assert server.posts[0] == server.posts[1]
+    assert server.posts[0][1]["stream"] == rig.stream
+    assert "lag level warning (was ok): the target is" in rig.log("monitor")
+    assert "s3cret" not in rig.log("monitor")
+    _check_stages(lag_of(rig))
+    _check_status(rig)
+
+
+def _check_stages(lag: Lag) -> None:
+    minute = {stage: lag.window(60, stage) for stage in STAGES}
+    p99s = [window.p99_s for window in minute.values() if window is not None and window.p99_s is not None]
+    assert len(p99s) == len(STAGES), "every stage was counted"
+    assert p99s == sorted(p99s), "stages follow each other"
+
+
+def _check_status(rig: Rig) -> None:
+    outcome = invoke("status", "-c", str(rig.config_path), "--json")
+    [found] = json.loads(outcome.out)
+    assert (found["level"], found["dead_letters"]) == ("warning", 0)
+    assert found["rows"] == 2, "the snapshot's row or insert of each of the two"
+    high, low = (int(part, 16) for part in found["watermark_text"].split("/"))
+    assert (high << 32 | low) == found["watermark"]
+    assert {"capture", "plan"} <= {role["role"] for role in found["roles"]}
+    assert found["watermark_text"] in invoke("status", "-c", str(rig.config_path)).out
+    for report in recent_reports(rig.settings, 0):
+        assert all(0 <= buffer.used <= buffer.limit for buffer in report.buffers)
