@@ -31,17 +31,20 @@ check: setup ## Lint, format check, types, direction of imports
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: setup ## Run the benchmarks
+bench: setup ## Run all benchmarks; `make bench-NAME ARGS=--help` tells of one
 	$(VENV)/bin/python -m benchmarks
 
 SEEDS ?= 1000
 simulate: setup ## Random histories with faults, SEEDS=100000 of them; SEED=N runs one and prints it
 	$(VENV)/bin/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
+bench-%: setup
+	$(VENV)/bin/python -m benchmarks $* $(ARGS)
+
 lock: $(UV) ## Resolve the newest allowed versions into uv.lock
 	$(UV) lock --upgrade --python "$$(command -v $(PYTHON))"
 
-$(STAMP): pyproject.toml uv.lock | $(UV)
+$(STAMP): pyproject.toml uv.lock hatch_build.py $(wildcard */*.pyx */*/*.pyx) | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "headrace needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one with: make setup PYTHON=python3.12" >&2; exit 1; }

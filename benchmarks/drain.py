@@ -1,239 +1,149 @@
-"""Drain: a backlog of TPC-B transactions, source WAL to committed target, beside native logical replication.
+"""A backlog from source WAL to committed target, beside native logical replication.
 
 Both read the same backlog from the same source into databases of one target server, one after the other,
 with asynchronous and with durable target commits. Start-up is left out: the clock runs from the first to
-the last applied transaction. Afterwards each target is compared with the source.
+the last applied transaction. Afterwards each target is compared with the source, row by row.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import argparse
+from collections.abc import Iterator, Sequence
 from statistics import median
 
-from benchmarks.machine import cpu_seconds
-from benchmarks.servers import Roles, Servers, servers, wait_for
-from connectors.base import SourceSettings, TargetSettings
+from benchmarks import chart
+from benchmarks.contestants import MERGE, Backlog, Headrace, Native
+from benchmarks.loads import LOADS, Load
+from benchmarks.servers import Servers, servers
+from benchmarks.store import Option, Run, Sample, ratios, samples, spread, values
 from connectors.postgres.replication import parse_lsn
-from connectors.postgres.verify import verify_tables
 
-SCALE = 10
+TITLE = "Drain of a backlog"
 CLIENTS = 4
-CONFIG = """
-[kafka]
-bootstrap_servers = "{kafka}"
-topic_prefix = "bench_{name}"
-[[streams]]
-name = "{name}"
-[streams.source]
-dsn = "{source}"
-tables = ["public.pgbench_*"]
-snapshot = "never"
-[streams.target]
-dsn = "{target}"
-lanes = {lanes}
-synchronous_commit = "{sync}"
-"""
+COMMIT_DELAY_US = 1000
+SYNC_TITLES = {"off": "asynchronous", "on": "durable"}
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One drain: transactions a second, and microseconds of CPU a transaction by process."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--load", default="tpcb", choices=LOADS)
+    parser.add_argument("--transactions", type=int, default=100_000, help="in the backlog")
+    parser.add_argument("--lanes", type=int, default=1, help="apply lanes of Headrace")
+    parser.add_argument("--merge", type=int, default=MERGE, help="merge_transactions_max of Headrace")
+    parser.add_argument("--sync", default="both", choices=("off", "on", "both"), help="target commits")
+    parser.add_argument(
+        "--slow-fsync", action="store_true", help=f"each flush of the target waits {COMMIT_DELAY_US} µs more"
+    )
 
-    name: str
-    tps: float
-    cpu_us: dict[str, float] = field(default_factory=dict)
+
+def run(given: argparse.Namespace) -> Iterator[Sample]:
+    """Yield a sample a contestant and repetition."""
+    load = LOADS[given.load]
+    settings = {"commit_delay": str(COMMIT_DELAY_US), "commit_siblings": "0"} if given.slow_fsync else {}
+    with servers(target_settings=settings) as bench:
+        prepare_template(bench, load)
+        for seed in range(given.first_seed, given.first_seed + given.repetitions):
+            yield from repetition(bench, load, given, seed)
 
 
-class DrainRun:
-    """One backlog and the contestants that read it."""
+def prepare_template(bench: Servers, load: Load) -> None:
+    """Make the database that every target is copied from."""
+    bench.sql(bench.target, "CREATE DATABASE bench_empty")
+    load.initialise(bench, bench.target, "bench_empty")
+    bench.sql(bench.target, "CHECKPOINT")
 
-    def __init__(self, bench: Servers, number: int, transactions: int, lanes: int) -> None:
-        self.bench = bench
-        self.transactions = transactions
-        self._lanes = lanes
-        self._number = number
-        self._end = 0  # LSN after the backlog
-        self._roles: dict[str, Roles] = {}
 
-    def prepare(self) -> None:
-        """Create targets and slots, then the backlog."""
-        for sync in ("off", "on"):
-            self._prepare_headrace(f"hr{self._number}_{sync}", sync)
-            self._prepare_native(f"native{self._number}_{sync}", sync)
-        self.bench.pgbench(
-            self.bench.source, "-n", "-c", str(CLIENTS), "-j", "2", "-t", str(self.transactions // CLIENTS),
-            "--random-seed", str(self._number),
-        )  # fmt: skip
-        flushed = self.bench.sql(self.bench.source, "SELECT pg_current_wal_flush_lsn()")
-        self._end = parse_lsn(str(flushed[0][0]))
-        self.bench.sql(self.bench.source, "CHECKPOINT")
-
-    def _copy_tables(self, name: str) -> None:
-        self.bench.sql(self.bench.target, f"CREATE DATABASE {name}")
-        self.bench.pgbench(self.bench.target, "-i", "-q", "-s", str(SCALE), dbname=name)
-
-    def _prepare_headrace(self, name: str, sync: str) -> None:
-        self._copy_tables(name)
-        config = self.bench.directory / f"{name}.toml"
-        config.write_text(CONFIG.format(
-            kafka=self.bench.kafka.bootstrap_servers, name=name, source=self.bench.source.dsn(),
-            target=self.bench.target.dsn(name), lanes=self._lanes, sync=sync,
-        ))  # fmt: skip
-        roles = self._roles[name] = Roles(config, {})
-        roles.start("capture")
-        slot = f"SELECT FROM pg_replication_slots WHERE slot_name = 'headrace_{name}' AND active"
-        wait_for("slot", lambda: bool(self.bench.sql(self.bench.source, slot)), roles, 60)
-        time.sleep(2)
-        roles.stop()
-
-    def _prepare_native(self, name: str, sync: str) -> None:
-        self._copy_tables(name)
-        self.bench.sql(
-            self.bench.source,
-            f"CREATE PUBLICATION {name} FOR TABLE pgbench_accounts, pgbench_branches, pgbench_tellers",
+def repetition(bench: Servers, load: Load, given: argparse.Namespace, seed: int) -> Iterator[Sample]:
+    """One backlog, drained by every contestant in turn."""
+    load.initialise(bench, bench.source, "postgres")
+    backlog = Backlog()
+    contestants: list[Headrace | Native] = []
+    for sync in ("off", "on") if given.sync == "both" else (given.sync,):
+        contestants.append(Native(bench, load, f"native{seed}_{sync}", sync, backlog))
+        contestants.append(
+            Headrace(bench, load, f"hr{seed}_{sync}", sync, backlog, lanes=given.lanes, merge=given.merge)
         )
-        self.bench.sql(
-            self.bench.source, f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"
-        )
-        self.bench.sql(
-            self.bench.source, f"CREATE PUBLICATION {name}_h FOR TABLE pgbench_history WITH (publish = 'insert')"
-        )
-        self.bench.sql(self.bench.source, f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
-        self.bench.sql(
-            self.bench.target,
-            f"CREATE SUBSCRIPTION {name} CONNECTION '{self.bench.source.dsn()}' PUBLICATION {name}, {name}_h WITH "
-            f"(create_slot = false, slot_name = '{name}', enabled = false, copy_data = false, binary = true,"
-            f" synchronous_commit = '{sync}', streaming = parallel)",
-            name,
-        )
-
-    def headrace(self, sync: str) -> Result:
-        """Drain the backlog through Headrace."""
-        name = f"hr{self._number}_{sync}"
-        roles = self._roles[name]
-        total = "SELECT coalesce(sum(transactions), 0)::bigint FROM headrace.lane"
-        exists = "SELECT to_regclass('headrace.lane') IS NOT NULL"
-        roles.start("plan", "apply")
-        wait_for("planner", lambda: bool(self.bench.sql(self.bench.target, exists, name)[0][0]), roles)
-        time.sleep(6)  # group assignments; the backlog itself waits in the source until capture starts
-        roles.start("capture")
-        done = lambda: int(str(self.bench.sql(self.bench.target, total, name)[0][0]))  # noqa: E731
-        pids = {
-            **{role: [process.pid] for role, process in roles.processes.items()}, "broker": [self.bench.kafka.pid or 0],
-        }  # fmt: skip
-
-        def backends() -> dict[str, list[int]]:
-            walsender = f"SELECT pid FROM pg_stat_replication WHERE application_name = 'headrace {name} capture'"
-            lanes = f"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'headrace {name} lane%'"
-            return {
-                **pids,
-                "walsender": [int(str(row[0])) for row in self.bench.sql(self.bench.source, walsender)],
-                "target": [int(str(row[0])) for row in self.bench.sql(self.bench.target, lanes)],
-            }
-
-        result = self._time(f"Headrace, synchronous_commit={sync}", done, self.transactions, backends, roles)
-        roles.stop()
-        self._verify(name)
-        return result
-
-    def native(self, sync: str) -> Result:
-        """Drain the backlog through a subscription."""
-        name = f"native{self._number}_{sync}"
-        slot = f"SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{name}'"
-        start = parse_lsn(str(self.bench.sql(self.bench.source, slot)[0][0]))
-        query = (
-            "SELECT coalesce(max(remote_lsn), '0/0') FROM pg_replication_origin_status o"
-            f" JOIN pg_subscription s ON o.external_id = 'pg_' || s.oid WHERE s.subname = '{name}'"
-        )
-        count = "SELECT count(*) FROM pgbench_history"
-
-        def done() -> int:
-            lsn = parse_lsn(str(self.bench.sql(self.bench.target, query, name)[0][0]))
-            share = max(0.0, (lsn - start) / (self._end - start))
-            if share > 0.999:
-                return int(str(self.bench.sql(self.bench.target, count, name)[0][0]))
-            return int(share * self.transactions)
-
-        def backends() -> dict[str, list[int]]:
-            walsender = f"SELECT pid FROM pg_stat_replication WHERE application_name = '{name}'"
-            worker = f"SELECT pid FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"
-            return {
-                "walsender": [int(str(row[0])) for row in self.bench.sql(self.bench.source, walsender)],
-                "target": [int(str(row[0])) for row in self.bench.sql(self.bench.target, worker, name)],
-            }
-
-        self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {name} ENABLE", name)
-        result = self._time(f"native, synchronous_commit={sync}", done, self.transactions, backends, None)
-        self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {name} DISABLE", name)
-        self._verify(name)
-        return result
-
-    def _time(
-        self, name: str, done: Callable[[], int], total: int, backends: Callable[[], dict[str, list[int]]],
-        roles: Roles | None,
-    ) -> Result:  # fmt: skip
-        wait_for("first transaction", lambda: done() > 0, roles)
-        pids = backends()
-        first, start_s = done(), time.monotonic()
-        before = {who: sum(map(cpu_seconds, found)) for who, found in pids.items()}
-        wait_for(f"{total} transactions", lambda: done() >= total, roles)
-        elapsed_s = time.monotonic() - start_s
-        moved = total - first
-        cpu = {who: (sum(map(cpu_seconds, found)) - before[who]) * 1e6 / moved for who, found in pids.items()}
-        return Result(name, moved / elapsed_s, cpu)
-
-    def _verify(self, name: str) -> None:
-        source = SourceSettings(self.bench.source.dsn(), ("public.pgbench_*",))
-        for check in verify_tables(source, TargetSettings(self.bench.target.dsn(name))):
-            if check.differences:
-                raise RuntimeError(f"{name}: {check.table} differs in {check.differences} rows")
+    fill(bench, load, backlog, given.transactions, seed)
+    for contestant in contestants:
+        kind = "native" if isinstance(contestant, Native) else "Headrace"
+        yield Sample(f"{kind}, {SYNC_TITLES[contestant.sync]}", seed, contestant.drain().metrics())
 
 
-def run(transactions: int, repetitions: int, lanes: int) -> list[Result]:
-    """Run all contestants `repetitions` times; print and return every result."""
-    results: list[Result] = []
-    with servers() as bench:
-        bench.pgbench(bench.source, "-i", "-q", "-s", str(SCALE))
-        for number in range(repetitions):
-            drain = DrainRun(bench, number, transactions, lanes)
-            reset(bench)
-            drain.prepare()
-            for sync in ("off", "on"):
-                for contestant in (drain.native, drain.headrace):
-                    result = contestant(sync)
-                    results.append(result)
-                    print(line(result), flush=True)
-    return results
+def fill(bench: Servers, load: Load, backlog: Backlog, transactions: int, seed: int) -> None:
+    """Write the backlog, and one more transaction that marks its end."""
+    bench.pgbench(
+        bench.source, "-n", "-c", str(CLIENTS), "-j", "2", "-t", str(transactions // CLIENTS), "--max-tries", "20",
+        "--random-seed", str(seed), *load.script_arguments(bench.directory),
+    )  # fmt: skip
+    backlog.end = parse_lsn(str(bench.sql(bench.source, "SELECT pg_current_wal_insert_lsn()")[0][0]))
+    table = load.keyed[0]
+    key = "aid" if table == "pgbench_accounts" else "id"
+    bench.sql(bench.source, f"UPDATE {table} SET {key} = {key} WHERE {key} = (SELECT min({key}) FROM {table})")
+    backlog.transactions = transactions // CLIENTS * CLIENTS + 1
+    bench.sql(bench.source, "CHECKPOINT")
 
 
-def reset(bench: Servers) -> None:
-    """Put the source's tables back to what `pgbench -i` makes, so that targets start equal."""
-    bench.pgbench(bench.source, "-i", "-q", "-s", str(SCALE))
+# -- the section of RESULTS.md ---------------------------------------------------------------------
 
 
-def line(result: Result) -> str:
-    """One result as text."""
-    cpu = ", ".join(f"{who} {us:.1f}" for who, us in result.cpu_us.items())
-    total = sum(result.cpu_us.values())
-    return f"{result.name:40s} {result.tps:9,.0f} TPS   CPU µs a transaction: {cpu}, total {total:.1f}"
+def _group(options: dict[str, Option]) -> tuple[str, bool, int, int, int]:
+    return (
+        str(options["load"]), bool(options["slow_fsync"]), int(options["transactions"]), int(options["lanes"]),
+        int(options["merge"]),
+    )  # fmt: skip
 
 
-def table(results: list[Result]) -> str:
-    """Medians and ranges as a Markdown table, with the ratio to native."""
-    names = list(dict.fromkeys(result.name for result in results))
-    rates = {name: [result.tps for result in results if result.name == name] for name in names}
-    lines = ["| contestant | TPS, median | range | ratio to native | CPU µs a transaction |", "|---|---|---|---|---|"]
-    for name in names:
-        native = rates["native, " + name.partition(", ")[2]]
-        ratio = median(a / b for a, b in zip(rates[name], native, strict=True))
-        last = [result for result in results if result.name == name][-1]
-        cpu = ", ".join(f"{who} {us:.1f}" for who, us in last.cpu_us.items())
-        low, high = min(rates[name]), max(rates[name])
-        lines.append(f"| {name} | {median(rates[name]):,.0f} | {low:,.0f}-{high:,.0f} | {ratio:.2f} | {cpu} |")
+def section(runs: Sequence[Run]) -> str:
+    """The section's text."""
+    groups = list(dict.fromkeys(_group(run.options) for run in runs))
+    return "\n\n".join(_table(runs, group) for group in sorted(groups, key=_rank))
+
+
+def _rank(group: tuple[str, bool, int, int, int]) -> tuple[int, bool, int, int, int]:
+    return list(LOADS).index(group[0]), *group[1:]
+
+
+def _table(runs: Sequence[Run], group: tuple[str, bool, int, int, int]) -> str:
+    load, slow, transactions, lanes, merge = group
+    found = samples(runs, lambda options: _group(options) == group)
+    command = f"make bench-drain ARGS='--load {load}{' --slow-fsync' if slow else ''} --transactions {transactions}'"
+    title = LOADS[load].title + (f", {COMMIT_DELAY_US / 1000:g} ms added to each flush of the target" if slow else "")
+    seeds = sorted({sample.seed for sample in found})
+    how = f"{transactions:,} transactions, {lanes} lane, up to {merge:,} merged"
+    lines = [
+        f"### {title}", "",
+        f"{how}; {len(seeds)} repetitions, seeds {seeds[0]}..{seeds[-1]}. `{command}`", "",
+        "| contestant | TPS, median (range) | ratio to native, median (range) | CPU µs a transaction, median |",
+        "|---|---|---|---|",
+    ]  # fmt: skip
+    for case in dict.fromkeys(sample.case for sample in found):
+        base = "native, " + case.partition(", ")[2]
+        tps = spread(values(found, case, "tps"))
+        ratio = spread(ratios(found, case, base, "tps"), ".2f") if case != base else "1"
+        lines.append(f"| {case} | {tps} | {ratio} | {_cpu(found, case)} |")
     return "\n".join(lines)
 
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+def _cpu(found: Sequence[Sample], case: str) -> str:
+    names = dict.fromkeys(
+        name for sample in found if sample.case == case for name in sample.metrics if name.startswith("cpu_us ")
+    )
+    medians = {name.removeprefix("cpu_us "): median(values(found, case, name)) for name in names}
+    return ", ".join(f"{who} {us:.1f}" for who, us in medians.items()) + f"; together {sum(medians.values()):.1f}"
+
+
+def charts(runs: Sequence[Run]) -> list[str]:
+    """Write the section's charts; return their names."""
+    groups = sorted(
+        {_group(run.options)[:2] for run in runs}, key=lambda group: (list(LOADS).index(group[0]), group[1])
+    )
+    labels: list[str] = []
+    series: dict[str, list[float | None]] = {sync: [] for sync in SYNC_TITLES.values()}
+    for load, slow in groups:
+        found = [sample for run in runs if _group(run.options)[:2] == (load, slow) for sample in run.samples]
+        labels.append(load + (", slow fsync" if slow else ""))
+        for sync, line in series.items():
+            ratio = ratios(found, f"Headrace, {sync}", f"native, {sync}", "tps")
+            line.append(round(median(ratio), 2) if ratio else None)
+    chart.bars("drain", "Drain: times the rate of native logical replication", labels, series)
+    return ["drain"]

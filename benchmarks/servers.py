@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ SOURCE = {
     "autovacuum": "off",
 }
 TARGET = {"max_wal_size": "8GB", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
+POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,13 @@ class Servers:
             cursor = conn.execute(query.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
+    def drop_slot(self, slot: str) -> None:
+        """Drop a slot of the source, once its walsender has noticed that its client is gone."""
+        query = f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        idle = f"SELECT FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+        wait_for(f"slot {slot}", lambda: not self.sql(self.source, idle))
+        self.sql(self.source, query)
+
     def pgbench(self, server: EmbeddedPostgres, *arguments: str, dbname: str = "postgres") -> None:
         """Run pgbench against a server."""
         command = [str(server.bin_dir / "pgbench"), *arguments, "-d", server.dsn(dbname)]
@@ -47,14 +55,16 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
+def servers(target_settings: Mapping[str, str] | None = None) -> Iterator[Servers]:
     """Start the servers in a temporary directory; stop and remove them at the end."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         directory.chmod(0o755)
         kafka = stack.enter_context(EmbeddedKafka(directory / "kafka"))
         source = stack.enter_context(EmbeddedPostgres(directory / "source", settings=SOURCE))
-        target = stack.enter_context(EmbeddedPostgres(directory / "target", settings=TARGET))
+        target = stack.enter_context(
+            EmbeddedPostgres(directory / "target", settings={**TARGET, **(target_settings or {})})
+        )
         yield Servers(kafka, source, target, directory)
 
 
@@ -100,4 +110,4 @@ def wait_for(what: str, ready: Callable[[], bool], roles: Roles | None = None, t
             roles.check()
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{what}\n{roles.tails() if roles else ''}")
-        time.sleep(0.05)
+        time.sleep(POLL_S)

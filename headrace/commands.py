@@ -19,6 +19,7 @@ from headrace.status_text import seconds_text, status_table
 from headrace.streams import chosen_streams
 from headrace.verify import as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
+from schemas.packed import COMPILED
 from topologies.settings import EMBEDDED, Settings
 
 WIDTH_MIN = 120  # of a table that goes to a file or a pipe
@@ -71,7 +72,8 @@ def check(config: Path) -> int:
         console.print(f"{kind} {escape(finding.subject)}: {escape(finding.text)}", soft_wrap=True)
         console.print(f"    remedy: {escape(finding.remedy)}", soft_wrap=True)
     blockers = sum(finding.blocker for finding in findings)
-    console.print(f"{blockers} blockers, {len(findings) - blockers} notes")
+    loops = "compiled" if COMPILED else "pure Python, no C compiler was there at installation"
+    console.print(f"{blockers} blockers, {len(findings) - blockers} notes; hot loops: {loops}", soft_wrap=True)
     return EX_FAILURE if blockers else EX_OK
 
 

@@ -7,10 +7,9 @@ capture process, and one method call a change would cost as much as the decoding
 from __future__ import annotations
 
 from array import array
-from itertools import accumulate
 
 from schemas.change_batch import ChangeBatch, LogicalMessage, Relation, Section
-from schemas.packed import INT32, INT64
+from schemas.packed import INT32, INT64, offsets
 
 
 class SectionBuilder:
@@ -50,11 +49,6 @@ class SectionBuilder:
             mask_index=array(INT32, self.masks),
             masks=b"".join(self.masks.values()),
         )
-
-
-def offsets(slices: list[bytes]) -> array[int]:
-    """Return the offsets that cut the concatenation of `slices` back into them."""
-    return array(INT32, accumulate(map(len, slices), initial=0))
 
 
 class BatchBuilder:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice
+from operator import lt
 from typing import Any
 
 from schemas.errors import SchemaError
-from schemas.packed import INT32, INT64, check_offsets, check_sorted, pack, unpack
+from schemas.packed import INT32, INT64, check_offsets, check_sorted, cut, pack, unpack
 from schemas.single_object import codec
 
 INSERT, UPDATE, DELETE, TRUNCATE = 73, 85, 68, 84  # the letters I U D T
@@ -82,18 +83,15 @@ class Section:
 
     def key_list(self) -> list[bytes]:
         """The key of each row."""
-        keys = self.keys
-        return [keys[a:b] for a, b in pairwise(self.key_offsets)]
+        return cut(self.keys, self.key_offsets)
 
     def row_list(self) -> list[bytes]:
         """The tuple of each row (empty for a DELETE without its old row)."""
-        rows = self.rows
-        return [rows[a:b] for a, b in pairwise(self.row_offsets)]
+        return cut(self.rows, self.row_offsets)
 
     def old_key_map(self) -> dict[int, bytes]:
         """Row index -> old key, where the key changed."""
-        slices = (self.old_keys[a:b] for a, b in pairwise(self.old_offsets))
-        return dict(zip(self.old_index, slices, strict=True))
+        return dict(zip(self.old_index, cut(self.old_keys, self.old_offsets), strict=True))
 
     def mask_map(self) -> dict[int, bytes]:
         """Row index -> bits of the columns that the source left out."""
@@ -239,9 +237,9 @@ def _check_batch(batch: ChangeBatch) -> None:
         raise SchemaError(f"generation {batch.generation}, previous position {batch.previous_position}: negative")
     if batch.part < 0 or (not batch.whole and count != 1):
         raise SchemaError(f"part {batch.part} of a large transaction holds {count} transactions")
-    for before, after in pairwise([batch.previous_position, *batch.positions]):
-        if after <= before:
-            raise SchemaError(f"positions do not increase: {before} then {after}")
+    positions = [batch.previous_position, *batch.positions]
+    if not all(map(lt, positions, islice(positions, 1, None))):
+        raise SchemaError(f"positions do not increase after {batch.previous_position}")
     for section in batch.sections:
         _check_section(section, count)
     if any(not 0 <= message.tx < count for message in batch.messages):

@@ -1,9 +1,15 @@
-"""Little-endian packed integer arrays, as the records carry them."""
+"""Little-endian packed integer arrays, as the records carry them.
+
+The functions that touch every row have a compiled form (`_packed.pyx`, built by `hatch_build.py`), which takes
+their place where it exists.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from array import array
+from itertools import accumulate, pairwise
 
 from schemas.errors import SchemaError
 
@@ -32,10 +38,35 @@ def unpack(typecode: str, data: bytes, name: str) -> array[int]:
     return values
 
 
-def check_sorted(values: array[int], name: str) -> None:
-    """Raise SchemaError unless `values` never decreases (timsort sees a sorted run in one pass)."""
+def is_sorted_python(values: array[int]) -> bool:
+    """Whether `values`, int32s, never decreases (timsort sees a sorted run in one pass)."""
     items = values.tolist()
-    if items != sorted(items):
+    return items == sorted(items)
+
+
+def cut_python(blob: bytes, offsets: array[int]) -> list[bytes]:
+    """Return the slices of `blob` between successive offsets, which `check_offsets` has passed."""
+    return [blob[a:b] for a, b in pairwise(offsets)]
+
+
+def offsets_python(slices: list[bytes]) -> array[int]:
+    """Return the offsets that cut the concatenation of `slices` back into them."""
+    return array(INT32, accumulate(map(len, slices), initial=0))
+
+
+is_sorted, cut, offsets, COMPILED = is_sorted_python, cut_python, offsets_python, False
+if not os.environ.get("HEADRACE_PURE"):
+    try:
+        from schemas import _packed
+    except ImportError:
+        pass
+    else:
+        is_sorted, cut, offsets, COMPILED = _packed.is_sorted, _packed.cut, _packed.offsets, True
+
+
+def check_sorted(values: array[int], name: str) -> None:
+    """Raise SchemaError unless `values`, int32s, never decreases."""
+    if not is_sorted(values):
         raise SchemaError(f"{name}: values decrease")
 
 

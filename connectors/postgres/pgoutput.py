@@ -79,13 +79,14 @@ def _join_spans(spans: list[tuple[int, int]]) -> list[slice]:
 class _Table:
     """Decoding state of one source table."""
 
-    __slots__ = ("keys", "relation", "section", "shapes")
+    __slots__ = ("keys", "layout", "relation", "section", "shapes")
 
     def __init__(self, relation: Relation, section: SectionBuilder) -> None:
         self.relation = relation
         self.section = section
         self.keys = [n for n, column in enumerate(relation.columns) if column.key]
         self.shapes: dict[int, _Shape] = {}
+        self.layout: object = None  # the compiled pump's, made at first use
 
 
 class PgOutputDecoder:
@@ -106,13 +107,14 @@ class PgOutputDecoder:
         self.builder = builder
         self.end_position = 0
         self.in_transaction = False
-        self._skip_to = skip_to
-        self._skipping = False
+        # The compiled pump reads and writes these too.
+        self.skip_to = skip_to
+        self.skipping = False
         self._types = dict(type_names)
         self._key_columns = key_columns
-        self._tables: dict[bytes, _Table] = {}
-        self._tx = 0
-        self._large: tuple[int, int, int] | None = None
+        self.tables: dict[bytes, _Table] = {}
+        self.tx = 0
+        self.running: tuple[int, int, int] | None = None
         self._handlers: dict[int, Callable[[bytes], None]] = {
             ord("B"): self._begin, ord("C"): self._commit, ord("R"): self._relation, ord("Y"): self._type,
             ord("D"): self._delete, ord("T"): self._truncate, ord("M"): self._message, ord("O"): self._origin,
@@ -133,27 +135,27 @@ class PgOutputDecoder:
 
     def continue_transaction(self) -> None:
         """Open the running transaction again in the builder, whose last part was just closed."""
-        if self._large is None:
+        if self.running is None:
             raise AssertionError("no transaction is running")
-        self._tx = self.builder.begin(*self._large)
+        self.tx = self.builder.begin(*self.running)
 
     def _begin(self, data: bytes) -> None:
         position, time_us, xid = _BEGIN.unpack_from(data, 26)
         self.in_transaction = True
-        self._skipping = position <= self._skip_to
-        if not self._skipping:
-            self._large = (position, time_us + PG_EPOCH_US, xid & 0xFFFFFFFF)
-            self._tx = self.builder.begin(*self._large)
+        self.skipping = position <= self.skip_to
+        if not self.skipping:
+            self.running = (position, time_us + PG_EPOCH_US, xid & 0xFFFFFFFF)
+            self.tx = self.builder.begin(*self.running)
 
     def _commit(self, data: bytes) -> None:
         self.end_position = _COMMIT.unpack_from(data, 26)[2]
         self.in_transaction = False
-        self._large = None
+        self.running = None
 
     def _insert(self, data: bytes) -> None:
-        if self._skipping:
+        if self.skipping:
             return
-        table = self._tables[data[26:30]]
+        table = self.tables[data[26:30]]
         shape = table.shapes.get(len(data))
         pieces = shape.unpack(data) if shape is not None else ()
         if shape is None or pieces[0::2] != shape.heads:
@@ -165,9 +167,9 @@ class PgOutputDecoder:
         self._append(table.section, INSERT, key, row)
 
     def _update(self, data: bytes) -> None:
-        if self._skipping:
+        if self.skipping:
             return
-        table = self._tables[data[26:30]]
+        table = self.tables[data[26:30]]
         shape = table.shapes.get(len(data))
         if shape is not None and data[30] == 78:
             pieces = shape.unpack(data)
@@ -179,7 +181,7 @@ class PgOutputDecoder:
                 builder = self.builder
                 section = table.section
                 section.ops.append(85)
-                section.tx.append(self._tx)
+                section.tx.append(self.tx)
                 section.order.append(builder.rank)
                 section.keys.append(key)
                 section.rows.append(row)
@@ -191,7 +193,7 @@ class PgOutputDecoder:
     def _append(self, section: SectionBuilder, op: int, key: bytes, row: bytes) -> None:
         builder = self.builder
         section.ops.append(op)
-        section.tx.append(self._tx)
+        section.tx.append(self.tx)
         section.order.append(builder.rank)
         section.keys.append(key)
         section.rows.append(row)
@@ -248,36 +250,37 @@ class PgOutputDecoder:
             table.relation = replace(table.relation, columns=changed)
             table.section = self.builder.section(table.relation)
             table.shapes.clear()
+            table.layout = None
 
     def _delete(self, data: bytes) -> None:
-        if self._skipping:
+        if self.skipping:
             return
-        table = self._tables[data[26:30]]
+        table = self.tables[data[26:30]]
         parts, _ = _tuple_parts(data, 31)
         self._learn(table, parts)
         row, key, _ = _build(parts, table.keys)
         self._append(table.section, DELETE, key, row if data[30] == _O else b"")
 
     def _truncate(self, data: bytes) -> None:
-        if self._skipping:
+        if self.skipping:
             return
         count = _INT32.unpack_from(data, 26)[0]
         options = data[30:31]
         rank = self.builder.rank
         for n in range(count):
             at = 31 + 4 * n
-            section = self._tables[data[at : at + 4]].section
+            section = self.tables[data[at : at + 4]].section
             self.builder.rank = rank  # one statement: its tables share a rank
             self._append(section, TRUNCATE, b"", options)
 
     def _message(self, data: bytes) -> None:
         transactional = data[26] & 1
-        if not transactional or self._skipping:
+        if not transactional or self.skipping:
             return
         end = data.index(b"\0", 35)
         content = data[end + 5 : end + 5 + _INT32.unpack_from(data, end + 1)[0]]
         builder = self.builder
-        builder.messages.append(LogicalMessage(self._tx, builder.rank, data[35:end].decode(), content))
+        builder.messages.append(LogicalMessage(self.tx, builder.rank, data[35:end].decode(), content))
         builder.rank += 1
         builder.bytes += len(content)
 
@@ -304,10 +307,10 @@ class PgOutputDecoder:
             columns.append(Column(name, self._types.get(type_oid, f"oid {type_oid}"), key, binary=True))
             at = end + 9
         relation = Relation(oid, schema, table, identity, tuple(columns))
-        known = self._tables.get(data[26:30])
+        known = self.tables.get(data[26:30])
         if known is not None and _same_but_formats(known.relation, relation):
             return
-        self._tables[data[26:30]] = _Table(relation, self.builder.section(relation))
+        self.tables[data[26:30]] = _Table(relation, self.builder.section(relation))
 
 
 _Part = tuple[int, bytes]

@@ -15,6 +15,8 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.errors import place
+from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.pump import pump
 from connectors.postgres.types import TEXT_SESSION
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 
@@ -114,29 +116,30 @@ class ReplicationConnection:
             )
         return ConfigError(text) if state[:2] in ("42", "28", "22") else RetriableError(text)
 
-    def read(self) -> memoryview | None:
-        """Return the next message without its wait; None when the socket is empty.
+    def pump(self, decoder: PgOutputDecoder, messages_max: int, bytes_max: int) -> bool:
+        """Feed what has arrived into `decoder`; whether nothing more is there.
 
-        Keepalives are answered here and not returned. Raises RetriableError when the connection is lost,
-        StreamStoppedError when the slot's WAL is gone.
+        Limits as in `connectors.postgres.pump`. Keepalives are answered here. Raises RetriableError when
+        the connection is lost, StreamStoppedError when the slot's WAL is gone.
         """
         filled = False
         while True:
             try:
-                size, data = self._conn.get_copy_data(1)
-                if size == 0 and not filled:
+                size, done, other = pump(self._conn.get_copy_data, decoder, messages_max, bytes_max)
+                messages_max = max(0, messages_max - done)
+                if size == 0 and (done or not filled):
                     self._conn.consume_input()
                     filled = True
                     continue
             except psycopg.Error as error:
                 raise RetriableError(f"{self._where}: replication stream broke: {error}") from error
-            if size == 0:
-                return None
-            if size < 0:
-                self._ended()
-            if data[0] == 119:  # 'w'
-                return data
-            self._keepalive(bytes(data))
+            if size <= 0:
+                if size < 0:
+                    self._ended()
+                return True
+            if other is None:
+                return False
+            self._keepalive(bytes(other))
 
     def _ended(self) -> NoReturn:
         result = self._conn.get_result()

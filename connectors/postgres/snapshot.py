@@ -19,9 +19,9 @@ from connectors.base import SourceSettings
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable
 from connectors.postgres.types import TEXT_SESSION, LocalColumns
-from pipeline.builder import BatchBuilder, offsets
+from pipeline.builder import BatchBuilder
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, Column, Relation, Section
-from schemas.packed import INT32
+from schemas.packed import INT32, offsets
 
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
 _COPY_END = b"\xff\xff"

@@ -124,18 +124,7 @@ class PostgresSource:
 
         While a large transaction is sent in parts, nothing beyond its end is read: a part holds it alone.
         """
-        feed, read = decoder.feed, replication.read
-        for _ in range(0 if builder.part else READ_MESSAGES_MAX):
-            data = read()
-            if data is None:
-                return True
-            feed(bytes(data))
-        while decoder.in_transaction and builder.bytes < PART_BYTES_MAX:
-            data = read()
-            if data is None:
-                return True
-            feed(bytes(data))
-        return False
+        return replication.pump(decoder, 0 if builder.part else READ_MESSAGES_MAX, PART_BYTES_MAX)
 
     def _is_due(self, builder: BatchBuilder, decoder: PgOutputDecoder, age_ms: float, *, empty: bool) -> bool:
         """Whether the batch should be closed now."""

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from connectors.postgres import replication
 from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.pump import COMPILED, pump_python
 from connectors.postgres.replication import ReplicationConnection
 from connectors.postgres.slot import primary_key, type_names
 from pipeline.builder import BatchBuilder
@@ -17,6 +19,7 @@ from schemas.rows import Field, key_fields, row_fields
 pytestmark = pytest.mark.integration
 
 END = "the end of what a test has written"
+MIB = 1024 * 1024
 
 
 class Decoding:
@@ -47,11 +50,8 @@ class Decoding:
         self.conn.execute("SELECT pg_logical_emit_message(true, %s, '')", [END])
         assert self._builder is not None
         while not self._ended(self._builder):
-            message = self._replication.read()
-            if message is None:
+            if self._replication.pump(self._decoder, 1, MIB):
                 self._replication.wait(1000)  # in poll, until the server sends
-            else:
-                self._decoder.feed(bytes(message))
         batch = self._builder.close("live", self._decoder.end_position, 1)
         assert decode_batch(encode_batch(batch)) == batch, "a batch survives its record"
         return batch
@@ -64,8 +64,12 @@ class Decoding:
         self.conn.close()
 
 
-@pytest.fixture
-def decoding(source_db: str) -> Iterator[Decoding]:
+@pytest.fixture(params=["python", "compiled"])
+def decoding(source_db: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoding]:
+    if request.param == "python":
+        monkeypatch.setattr(replication, "pump", pump_python)
+    elif not COMPILED:
+        pytest.skip("no compiled pump here")
     decoding = Decoding(source_db)
     yield decoding
     decoding.close()
@@ -321,7 +325,7 @@ def test_what_was_captured_before_is_passed_over(decoding: Decoding) -> None:
     decoding.begin()
     first = decoding.write("INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (2, 'b')")
     decoder = decoding._decoder
-    decoder._skip_to = first.last_position + 1_000_000_000
+    decoder.skip_to = first.last_position + 1_000_000_000
     builder = decoding._builder
     assert builder is not None
     decoding.conn.execute("INSERT INTO t VALUES (3, 'c')")
@@ -330,11 +334,8 @@ def test_what_was_captured_before_is_passed_over(decoding: Decoding) -> None:
     row = decoding.conn.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
     assert row is not None
     while decoder.end_position < row[0]:
-        message = decoding._replication.read()
-        if message is None:
+        if decoding._replication.pump(decoder, 1, MIB):
             decoding._replication.wait(1000)
-        else:
-            decoder.feed(bytes(message))
     assert not builder.positions
     assert not builder.messages
     assert not any(section.ops for section in builder.sections.values())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.builder import BatchBuilder, offsets
+from pipeline.builder import BatchBuilder
 from schemas.change_batch import DELETE, INSERT, UPDATE, Column, LogicalMessage, Relation, decode_batch, encode_batch
+from schemas.packed import offsets
 
 ONE = Relation(1, "public", "one", "d", (Column("id", "int4", key=True, binary=True),))
 OTHER = Relation(2, "public", "other", "d", (Column("id", "int4", key=True, binary=True),))

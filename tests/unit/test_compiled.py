@@ -1,0 +1,118 @@
+"""The compiled loops do what their Python forms do, message by message and byte by byte."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.postgres import pump as pumps
+from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.pump import Pump, pump_python
+from pipeline.builder import BatchBuilder
+from schemas import packed
+from schemas.errors import SchemaError
+
+compiled = pytest.mark.skipif(not (pumps.COMPILED and packed.COMPILED), reason="the hot loops are not compiled here")
+OIDS = (16384, 16399)
+Value = bytes | None | str  # None: NULL; "unchanged": left out by the source
+
+values = st.one_of(st.none(), st.just("unchanged"), st.binary(max_size=9))
+rows = st.lists(st.tuples(st.sampled_from(b"tb"), values), min_size=3, max_size=3)
+changes = st.tuples(st.sampled_from(["I", "U", "UK", "UO", "D"]), st.sampled_from(OIDS), rows, rows)
+transactions = st.lists(st.lists(changes, max_size=6), max_size=6)
+
+
+def wal(body: bytes) -> bytes:
+    """A message with its XLogData header."""
+    return b"w" + bytes(24) + body
+
+
+def relation(oid: int) -> bytes:
+    """A table of two key columns and a third, identity default."""
+    columns = b"".join(struct.pack("!b", n < 2) + b"c%d\0" % n + struct.pack("!Ii", 23, -1) for n in range(3))
+    return wal(b"R" + struct.pack("!I", oid) + b"public\0t%d\0d" % oid + struct.pack("!h", 3) + columns)
+
+
+def row(fields: list[tuple[int, Value]]) -> bytes:
+    """TupleData."""
+    parts = [struct.pack("!h", len(fields))]
+    for kind, value in fields:
+        if isinstance(value, bytes):
+            parts.append(bytes([kind]) + struct.pack("!i", len(value)) + value)
+        else:
+            parts.append(b"n" if value is None else b"u")
+    return b"".join(parts)
+
+
+def change(kind: str, oid: int, new: list[tuple[int, Value]], old: list[tuple[int, Value]]) -> bytes:
+    """An INSERT, UPDATE (with the old key K or row O) or DELETE."""
+    head = kind[0].encode() + struct.pack("!I", oid)
+    if kind == "D":
+        return wal(head + b"K" + row(new))
+    before = kind[1:].encode() + row(old) if len(kind) > 1 else b""
+    return wal(head + before + b"N" + row(new))
+
+
+def stream(work: list[list[tuple[str, int, list[tuple[int, Value]], list[tuple[int, Value]]]]]) -> Iterator[bytes]:
+    """All messages of the transactions."""
+    yield from map(relation, OIDS)
+    for number, found in enumerate(work, start=1):
+        yield wal(b"B" + struct.pack("!qqI", number * 100, number - 2**40, 4_000_000_000 + number))
+        for one in found:
+            yield change(*one)
+        yield wal(b"C" + struct.pack("!Bqqq", 0, number * 100, number * 100 + 8, 0))
+
+
+def decoded(pump: Pump, messages: list[bytes], messages_max: int, skip_to: int) -> object:
+    """Everything that the decoder and its builder hold afterwards, and what the pump said on the way."""
+    builder = BatchBuilder("s", 1, 0)
+    decoder = PgOutputDecoder(builder, skip_to, {23: "int4"}, lambda *_: None)
+    left = [memoryview(message) for message in messages]
+
+    def get_copy_data(_: int) -> tuple[int, memoryview]:
+        return (len(left[0]), left.pop(0)) if left else (0, memoryview(b""))
+
+    said = []
+    while left:
+        size, done, other = pump(get_copy_data, decoder, messages_max, 200)
+        said.append((size if size <= 0 else 1, done, other and bytes(other)))
+    state = (decoder.running, decoder.in_transaction, decoder.end_position, builder.rank, builder.bytes, decoder.tx)
+    return said, state, builder.close("live", decoder.end_position, 1)
+
+
+@compiled
+@given(transactions, st.integers(1, 40), st.sampled_from([0, 250]), st.booleans())
+def test_messages(work: list[list[tuple[str, int, list[tuple[int, Value]], list[tuple[int, Value]]]]],
+                  messages_max: int, skip_to: int, keepalives: bool) -> None:  # fmt: skip
+    messages = list(stream(work))
+    if keepalives:
+        messages[2::5] = [b"k" + bytes(17)] * len(messages[2::5])
+        messages = [message for message in messages if message[25:26] != b"C" or message[0:1] == b"w"]
+    assert decoded(pumps.pump, messages, messages_max, skip_to) == decoded(pump_python, messages, messages_max, skip_to)
+
+
+@compiled
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_sorted(numbers: list[int]) -> None:
+    for found in (numbers, sorted(numbers)):
+        assert packed.is_sorted(array("i", found)) == packed.is_sorted_python(array("i", found))
+
+
+@compiled
+@given(st.lists(st.binary(max_size=5)))
+def test_slices(slices: list[bytes]) -> None:
+    offsets = packed.offsets(slices)
+    assert offsets == packed.offsets_python(slices)
+    assert packed.cut(b"".join(slices), offsets) == packed.cut_python(b"".join(slices), offsets) == slices
+
+
+@compiled
+@pytest.mark.parametrize("offsets", [[0, 4], [-1, 2], [2, 1]])
+def test_offsets_outside_the_blob_are_refused(offsets: list[int]) -> None:
+    with pytest.raises(SchemaError):
+        packed.cut(b"abc", array("i", offsets))
