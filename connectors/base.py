@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.planner import Restart
 from schemas.change_batch import ChangeBatch
+from schemas.dead_letter import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,8 @@ class SourceAdmin(Protocol):
 class UnitGroup:
     """Queued units of one lane merged into one target transaction: first_seq..last_seq of `epoch`.
 
-    `serial` selects source order row by row.
+    `serial` selects source order row by row. `behind` holds, for each transaction of a unit that is to be
+    parked, the parked positions that it depends on.
     """
 
     stream: str
@@ -142,14 +144,19 @@ class UnitGroup:
     next_offset: int
     batches: Sequence[ChangeBatch]
     serial: bool = False
+    behind: Sequence[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a commit did. `fenced` is set when the ledger refused the group, and nothing was changed."""
+    """What a commit did. `fenced` is set when the ledger refused the group, and nothing was changed.
+
+    `closed` says that transactions were parked and the epoch is closed: nothing more is admitted in it.
+    """
 
     rows: int = 0
     missing_rows: int = 0
+    closed: bool = False
     fenced: Fenced | None = None
 
 
@@ -190,6 +197,22 @@ class LaneTarget(Protocol):
     def apply_last(self, group: UnitGroup) -> Applied:
         """Apply the last part of a large transaction and commit all its parts; fenced like `apply`."""
 
+    def park(self, group: UnitGroup) -> Applied:
+        """Keep the transactions of `group` as dead letters, and count them as applied; fenced like `apply`."""
+
+    def apply_or_park(self, group: UnitGroup) -> Applied:
+        """Apply the transactions of `group` one by one in source order, in one target transaction.
+
+        One that is refused is kept as a dead letter, and so is one that depends on a kept one. When there are
+        any, the same target transaction closes the epoch: units planned in it don't know of them.
+        """
+
+    def unpublished_letters(self) -> list[DeadLetter]:
+        """Return the next dead letters of the stream that the topic may not have yet."""
+
+    def mark_published(self, letters: Sequence[DeadLetter]) -> None:
+        """Note that the topic has `letters`."""
+
     def stop_stream(self, reason: str) -> None:
         """Write the reason that stops the stream into the ledger."""
 
@@ -218,6 +241,9 @@ class Ledger(Protocol):
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules: no other planner took over, no crash of the target lost commits of it."""
 
+    def is_closed(self, epoch: int) -> bool:
+        """Whether `epoch` was closed by dead letters: nothing of it is lost, and nothing more is admitted."""
+
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row; None before the stream was ever started."""
 
@@ -229,6 +255,9 @@ class Ledger(Protocol):
 
     def totals(self) -> tuple[int, int]:
         """Transactions and rows applied since the stream began."""
+
+    def parked_count(self) -> int:
+        """The number of dead letters."""
 
     def drop(self) -> list[str]:
         """Remove the stream's rows; return what was removed, a line each."""
@@ -245,6 +274,44 @@ class TargetAdmin(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeText:
+    """One change of a dead letter as text: what the source told of the row before it and after it."""
+
+    op: str
+    table: str
+    before: dict[str, str | None]
+    after: dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterOutcome:
+    """What became of a dead letter; `settled`: it is one no more."""
+
+    letter: DeadLetter
+    settled: bool
+    text: str
+
+
+class DeadLetters(Protocol):
+    """What commands do with the dead letters of a stream."""
+
+    def letters(self) -> list[DeadLetter]:
+        """All of them, in order."""
+
+    def changes(self, letter: DeadLetter) -> list[ChangeText]:
+        """The changes of a letter, in order."""
+
+    def replay(self, wanted: Callable[[DeadLetter], bool]) -> list[LetterOutcome]:
+        """Apply the wanted letters in source order, in one target transaction; what fails stays a letter.
+
+        A letter waits for those before it that it depends on, and for the watermark.
+        """
+
+    def discard(self, wanted: Callable[[DeadLetter], bool]) -> list[LetterOutcome]:
+        """Delete the wanted letters: the target never gets them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connector:
     """The parts of one database. Each maker takes the stream's name first."""
 
@@ -254,6 +321,7 @@ class Connector:
     ledger: Callable[[str, TargetSettings], Ledger] | None = None
     lane_target: Callable[[str, int, TargetSettings], LaneTarget] | None = None
     target_admin: Callable[[str, TargetSettings], TargetAdmin] | None = None
+    dead_letters: Callable[[str, TargetSettings], DeadLetters] | None = None
     verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
     position_text: Callable[[int, int], str] | None = None  # of (generation, position), as the database writes it
 

@@ -10,6 +10,7 @@ import typer
 
 from headrace import commands
 from headrace.console import EXPECTED_ERRORS, exit_code, report
+from headrace.dead_letters import app as dead_letters_app
 from headrace.roles import run_role
 from topologies.settings import ENV_CONFIG
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     help="Replicate one database into another through Apache Kafka, transaction by transaction.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(dead_letters_app, name="dead-letters")
 ROLES = "Roles (started by `run`)"
 
 Config = Annotated[

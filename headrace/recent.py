@@ -1,4 +1,4 @@
-"""What Kafka tells about a stream's last minute: progress, lag, role reports, the end of `changes`, dead letters."""
+"""What Kafka tells about a stream's last minute: progress, lag, role reports, the end of `changes`."""
 
 from __future__ import annotations
 
@@ -85,32 +85,6 @@ def recent_reports(settings: Settings, number: int) -> list[RoleReport]:
             continue
         found[report.role] = report
     return [found[role] for role in sorted(found)]
-
-
-def count_dead_letters(settings: Settings, stream: str) -> int:
-    """Dead letters of a stream: by offsets where it is the only one, else by their keys.
-
-    Raises RetriableError, KafkaException.
-    """
-    topic = settings.topic("dead-letters")
-    partitions = [TopicPartition(topic, number, 0) for number in range(KEYED_PARTITIONS)]
-    if len(settings.streams) == 1:
-        return _count(settings, partitions)
-    prefix = f"{stream}/".encode()
-    keys = (message.key() for message in _read(settings, partitions))
-    return sum(isinstance(key, bytes) and key.startswith(prefix) for key in keys)
-
-
-def _count(settings: Settings, partitions: list[TopicPartition]) -> int:
-    """Records in the partitions of a topic that is not compacted."""
-    if not has_topics(settings):
-        return 0
-    consumer = make_consumer(settings, settings.group("watch"))
-    try:
-        ends = [consumer.get_watermark_offsets(where, timeout=TIMEOUT_S) for where in partitions]
-    finally:
-        consumer.close()
-    return sum(high - low for low, high in ends)
 
 
 def _read(settings: Settings, starts: list[TopicPartition], *, by_time: bool = False) -> Iterator[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from connectors.base import StreamRow
-from headrace.recent import count_dead_letters, newest_batch, newest_lag, recent_progress, recent_reports
+from headrace.recent import newest_batch, newest_lag, recent_progress, recent_reports
 from headrace.streams import open_ledger, position_text, source_admin
 from pipeline.fence import LaneRow
 from pipeline.lag import Histogram
@@ -45,8 +45,9 @@ class RoleStatus:
 class StreamStatus:
     """One stream. Positions are the connector's numbers; lags in seconds over the last minute, None: no commit.
 
-    `state`: not started, snapshot, running, idle (all that Kafka has is applied), stopped. `level`, `behind_s`
-    and `windows` are the monitor's; without one the level is "no monitor".
+    `state`: not started, snapshot, running, idle (all that Kafka has is applied), paused (a fault of the target
+    that may pass), stopped. `level`, `behind_s` and `windows` are the monitor's; without one the level is
+    "no monitor".
     """
 
     stream: str
@@ -80,6 +81,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         row = ledger.stream_row()
         lanes = ledger.lane_rows() if row is not None else {}
         transactions, rows = ledger.totals() if row is not None else (0, 0)
+        dead_letters = ledger.parked_count()
     progress = recent_progress(settings, number)
     lag, summary = _lag(progress), newest_lag(settings, stream.name)
     source = source_admin(stream).current_position()
@@ -91,7 +93,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         transactions, rows, sum(p.transactions for p in progress),
         lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
         _lanes(lanes, progress), _roles(recent_reports(settings, number)),
-        count_dead_letters(settings, stream.name), _last_error(row, progress),
+        dead_letters, _last_error(row, progress),
     )  # fmt: skip
 
 
@@ -113,6 +115,8 @@ def _state(row: StreamRow | None, newest: ChangeBatch | None, progress: list[Pro
         return "stopped"
     if newest is None:
         return "not started"
+    if _alerts(progress):
+        return "paused"
     if newest.kind == "snapshot":
         return "snapshot"
     behind = row is None or (row.generation, row.watermark) < (newest.generation, newest.last_position)
@@ -141,5 +145,13 @@ def _lanes(rows: dict[int, LaneRow], progress: list[Progress]) -> tuple[LaneStat
 def _last_error(row: StreamRow | None, progress: list[Progress]) -> str:
     if row is not None and row.stopped:
         return row.stopped
+    if alerts := _alerts(progress):
+        return alerts[-1]
     failures = [record.failure.error for record in progress if record.failure is not None]
     return failures[-1] if failures else ""
+
+
+def _alerts(progress: Iterable[Progress]) -> list[str]:
+    """What keeps lanes from going on: those whose last word is an alert, and not an old one."""
+    last = {record.lane: record for record in progress}
+    return [r.alert for r in last.values() if r.alert and time.time() - r.applied_us / 1e6 < IDLE_S]

@@ -15,7 +15,14 @@ from schemas.lag import LagWindow
 from schemas.role_report import Buffer, Control
 
 LEVEL_STYLES = {"ok": "green", "warning": "yellow", "alarm": "red", "critical": "bold red", "no monitor": "dim"}
-STYLES = {"stopped": "red", "running": "green", "idle": "green", "snapshot": "yellow", "not started": "yellow"}
+STYLES = {
+    "stopped": "red",
+    "running": "green",
+    "idle": "green",
+    "snapshot": "yellow",
+    "paused": "red",
+    "not started": "yellow",
+}
 
 
 def status_table(statuses: Sequence[StreamStatus]) -> Table:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from connectors.base import (
     Connector,
+    DeadLetters,
     Ledger,
     SourceAdmin,
     SourceSettings,
@@ -37,6 +38,14 @@ def target_admin(stream: StreamConfig) -> TargetAdmin:
     make = load_connector(stream.target.connector).target_admin
     if make is None:
         raise _lacks(stream, stream.target.connector, "target")
+    return make(stream.name, stream.target_settings())
+
+
+def dead_letters(stream: StreamConfig) -> DeadLetters:
+    """The dead letters at the target. Raises ConfigError."""
+    make = load_connector(stream.target.connector).dead_letters
+    if make is None:
+        raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} keeps no dead letters")
     return make(stream.name, stream.target_settings())
 
 

@@ -62,6 +62,7 @@ class KeyRules:
         self._forms: dict[Keyspace, tuple[str, ...]] = {}
         self._uses: dict[Relation, tuple[KeyUse, ...]] = {}
         self._seen: dict[TableName, Relation] = {}
+        self.version = 0  # rises when keys that were derived before no longer compare with those derived now
         self.has_foreign_keys = any(table.foreign_keys for table in catalogue.tables.values())
 
     def admit(self, batch: ChangeBatch) -> bool:
@@ -80,6 +81,7 @@ class KeyRules:
         if not fresh:
             return True
         if changed:
+            self.version += 1
             self._forms.clear()
             self._uses.clear()
         coarse = len(self._coarse)
@@ -96,6 +98,7 @@ class KeyRules:
             if len(self._coarse) == coarse:
                 found = self._uses[relation] = derived
             else:
+                self.version += 1
                 self._uses.clear()
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.apply_unit import SERIAL, ApplyUnit
+from schemas.apply_unit import NORMAL, ApplyUnit
 from schemas.change_batch import TRUNCATE, ChangeBatch
 
 
@@ -20,9 +20,9 @@ class QueuedUnit:
 
 
 def stands_alone(queued: QueuedUnit) -> bool:
-    """Whether a unit must not be merged: serial, a part of a large transaction, a truncate."""
+    """Whether a unit must not be merged: serial, parked, a part of a large transaction, a truncate."""
     batch = queued.batch
-    return queued.unit.mode == SERIAL or not batch.whole or any(TRUNCATE in s.ops for s in batch.sections)
+    return queued.unit.mode != NORMAL or not batch.whole or any(TRUNCATE in s.ops for s in batch.sections)
 
 
 def may_follow(group: Sequence[QueuedUnit], candidate: QueuedUnit, transactions_max: int, bytes_max: int) -> bool:

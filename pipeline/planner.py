@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.active_lanes import ActiveLanes
 from pipeline.chain import Chain, Verdict
 from pipeline.conflicts import KeyRules
+from pipeline.errors import StreamStoppedError
 from pipeline.independent import window_keys
 from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.lanes import Preference, assign
+from pipeline.parking import ParkedKeys
 from pipeline.slicing import select
-from schemas.apply_unit import LANES_MAX, NORMAL, SERIAL, ApplyUnit
-from schemas.change_batch import TRUNCATE, ChangeBatch, encode_batch
+from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
+from schemas.change_batch import TRUNCATE, ChangeBatch, decode_batch, encode_batch
 
 WINDOWS_MAX = 64
 
@@ -52,13 +54,15 @@ class Window:
 class Restart:
     """Where a planner starts: from the ledger.
 
-    `applied` holds the positions above the watermark, by generation.
+    `applied` holds the positions above the watermark, by generation; `parked` the records of those that are
+    dead letters, in order, from this generation on.
     """
 
     epoch: int
     generation: int
     watermark: int
     applied: dict[int, frozenset[int]]
+    parked: Sequence[bytes] = ()
 
 
 class Planner:
@@ -91,6 +95,8 @@ class Planner:
         self._loads = [0] * LANES_MAX
         self._serial_at: int | None = None
         self._barrier_seq = 0
+        self._parked_before = [decode_batch(record) for record in start.parked]
+        self._parked = self._parked_in(start.generation)
         self._parts_open = False  # the last unit of lane 0 is a part of a transaction that has not ended
 
     @property
@@ -105,13 +111,15 @@ class Planner:
     def offer(self, batch: ChangeBatch, record: bytes, end_offset: int, token: object, now_us: int) -> list[ApplyUnit]:
         """Plan one batch and return its units, to be sent in this order.
 
-        `end_offset` is the offset after the record. Raises StreamGapError when the chain is broken.
+        `end_offset` is the offset after the record. Raises StreamGapError when the chain is broken,
+        StreamStoppedError when more must be parked than can be.
         """
         chain = self.chain
         before = chain.position
         link = chain.offer(batch)
         if link.verdict is Verdict.RESTART:
             before = 0
+            self._parked = self._parked_in(chain.generation)  # the tables are copied anew
         # A repeated record may be of an older generation, or parts of a transaction that ended long ago.
         window = Window(
             chain.generation, before, chain.position, end_offset, chain.open_part < 0, token,
@@ -119,15 +127,44 @@ class Planner:
         )  # fmt: skip
         self.windows.append(window)
         wanted = [] if link.verdict is Verdict.REPEAT else self._missing(batch, link.first)
+        behind = self._behind(batch, wanted)
+        units = [self._park(window, batch, behind, now_us)] if behind else []
+        wanted = [n for n in wanted if n not in behind] if behind else wanted
         if not wanted or (batch.whole and not batch.sections):
             self._inflight.record_nothing()
-            return []
+            return units
         mode = SERIAL if self._serial_at == batch.last_position else NORMAL
         if len(wanted) < len(batch.positions):
             batch = select(batch, wanted)
             record = encode_batch(batch)
         window.commit_times_us = batch.commit_times_us
-        return self._plan(window, batch, record, now_us, mode)
+        return [*units, *self._plan(window, batch, record, now_us, mode)]
+
+    def _parked_in(self, generation: int) -> ParkedKeys:
+        parked = ParkedKeys(self.stream, self._rules)
+        for batch in self._parked_before:
+            if batch.generation == generation:
+                parked.add(batch)
+        return parked
+
+    def _behind(self, batch: ChangeBatch, wanted: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """The transactions among `wanted` that depend on parked ones, with their positions."""
+        if not self._parked or not wanted or batch.kind == "snapshot":
+            return {}
+        behind = self._parked.behind(batch, wanted)
+        if behind and not batch.whole:
+            raise StreamStoppedError(
+                f"stream {self.stream}: position {batch.last_position} is a transaction too large to be parked, and it "
+                f"depends on parked position {behind[0][-1]}. Replay or discard that one (`headrace dead-letters`), "
+                "then start again."
+            )
+        return behind
+
+    def _park(self, window: Window, batch: ChangeBatch, behind: dict[int, tuple[int, ...]], now_us: int) -> ApplyUnit:
+        """The unit that parks transactions. Without waits: it changes no rows, and the lane keeps their order."""
+        record = encode_batch(batch)
+        unit = self._unit(window, batch, record, 0, list(behind), {}, now_us, PARK)
+        return replace(unit, behind=tuple(behind.values()))
 
     def _missing(self, batch: ChangeBatch, first: int) -> Sequence[int]:
         applied = self._applied_before.get(batch.generation)

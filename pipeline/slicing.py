@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from schemas.change_batch import ChangeBatch, LogicalMessage, Section
+from schemas.change_batch import TRUNCATE, ChangeBatch, LogicalMessage, Section
 from schemas.packed import INT32, INT64
 
 
@@ -31,15 +31,25 @@ def select(batch: ChangeBatch, transactions: Sequence[int]) -> ChangeBatch:
     )
 
 
+def without_truncates(section: Section) -> Section:
+    """Return the section's row changes alone."""
+    if TRUNCATE not in section.ops:
+        return section
+    return _cut_rows(section, [n for n, op in enumerate(section.ops) if op != TRUNCATE], None)
+
+
 def _select_section(section: Section, renumber: dict[int, int]) -> Section:
-    rows = [row for row, tx in enumerate(section.tx) if tx in renumber]
+    return _cut_rows(section, [row for row, tx in enumerate(section.tx) if tx in renumber], renumber)
+
+
+def _cut_rows(section: Section, rows: list[int], renumber: dict[int, int] | None) -> Section:
     keys, key_offsets = _cut(section.keys, section.key_offsets, rows)
     blob, row_offsets = _cut(section.rows, section.row_offsets, rows)
     tx, order, ops = section.tx, section.order, section.ops
     chosen = Section(
         relation=section.relation,
         ops=bytes([ops[row] for row in rows]),
-        tx=array(INT32, [renumber[tx[row]] for row in rows]),
+        tx=array(INT32, [tx[row] if renumber is None else renumber[tx[row]] for row in rows]),
         order=array(INT32, [order[row] for row in rows]),
         keys=keys, key_offsets=key_offsets, rows=blob, row_offsets=row_offsets,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from schemas.single_object import codec
 LANES_MAX = 16
 NORMAL = "normal"
 SERIAL = "serial"
+PARK = "park"  # the transactions are kept as dead letters, behind others that they depend on
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class ApplyUnit:
     """The transactions of one window for one lane; `batch` is an encoded ChangeBatch.
 
     `waits` maps another lane to the seq it must have reached (in the same epoch) before this unit may
-    begin. `previous_position` is the last position of the window before.
+    begin. `previous_position` is the last position of the window before. `behind` holds, for each transaction
+    of a unit of mode PARK, positions of parked transactions that it depends on.
     """
 
     stream: str
@@ -30,6 +32,7 @@ class ApplyUnit:
     waits: dict[int, int]
     planned_us: int
     batch: bytes
+    behind: tuple[tuple[int, ...], ...] = ()
 
 
 def encode_unit(unit: ApplyUnit) -> bytes:
@@ -38,7 +41,7 @@ def encode_unit(unit: ApplyUnit) -> bytes:
         "stream": unit.stream, "generation": unit.generation, "lane": unit.lane, "epoch": unit.epoch,
         "seq": unit.seq, "mode": unit.mode, "previous_position": unit.previous_position,
         "waits": [{"lane": lane, "seq": seq} for lane, seq in unit.waits.items()],
-        "planned_us": unit.planned_us, "batch": unit.batch,
+        "planned_us": unit.planned_us, "behind": unit.behind, "batch": unit.batch,
     })  # fmt: skip
 
 
@@ -51,7 +54,8 @@ def decode_unit(data: bytes) -> ApplyUnit:
     waits = {wait["lane"]: wait["seq"] for wait in listed}
     if len(waits) < len(listed):
         raise SchemaError("a unit waits for one lane twice")
-    unit = ApplyUnit(waits=waits, **datum)
+    behind = tuple(tuple(positions) for positions in datum.pop("behind"))
+    unit = ApplyUnit(waits=waits, behind=behind, **datum)
     for lane in (unit.lane, *waits):
         if not 0 <= lane < LANES_MAX:
             raise SchemaError(f"lane {lane} is not one of 0..{LANES_MAX - 1}")

@@ -22,7 +22,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One target transaction of a lane. `lag_buckets` maps a stage to a packed histogram (pipeline.lag)."""
+    """One target transaction of a lane, or why there is none: a failure, or an `alert` while it pauses.
+
+    `lag_buckets` maps a stage to a packed histogram (pipeline.lag).
+    """
 
     stream: str
     generation: int
@@ -37,6 +40,7 @@ class Progress:
     queued: int
     lag_buckets: dict[str, bytes] = field(default_factory=dict)
     failure: Failure | None = None
+    alert: str = ""
 
 
 def encode_progress(progress: Progress) -> bytes:

@@ -23,6 +23,7 @@ from schemas.progress import Progress, encode_progress
 from topologies.board import ProgressBoard
 from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
 from topologies.lane import Damage, LaneWorker
+from topologies.letters import LetterBox
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
 
@@ -159,8 +160,9 @@ class Apply:
         def connect() -> LaneTarget:
             return make(stream.name, lane, stream.target_settings())
 
+        letters = LetterBox(self._settings, self._producer) if stream.target.on_error == "park" else None
         worker = LaneWorker(
-            stream.name, lane, connect, self._publish, self._board, stream.target.merge_transactions_max
+            stream.name, lane, connect, self._publish, self._board, stream.target.merge_transactions_max, letters
         )
         worker.start()
         return worker

@@ -12,29 +12,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.merging import QueuedUnit, may_follow
-from pipeline.stages import stage_lags
-from schemas.apply_unit import SERIAL
+from schemas.apply_unit import PARK, SERIAL
 from schemas.errors import SchemaError
 from schemas.progress import Failure, Progress
 from topologies.board import ProgressBoard
+from topologies.lane_progress import applied_report, trouble_report
+from topologies.letters import LetterBox
+from topologies.target_connection import TargetConnection
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 QUEUED_UNITS_MAX = 256
 QUEUED_BYTES_MAX = 32 * 1024 * 1024
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 IDLE_S = 0.1
 STALL_S = 0.1
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HOLD_S = 2.0  # between two signs of life of a large transaction that waits for its next part
 REPEAT_S = 1.0  # a failure is reported until the planner has heard of it
 MAPPING_STATES = ("42P01", "42703")  # the target's catalogue, as it was when the lane connected, lacks something
+PARKING_LANE = 0  # where the planner sends what may be parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,14 @@ class Damage:
 
 
 class LaneWorker(threading.Thread):
-    """Applies the units of one (stream, lane). `connect` opens the target; `publish` sends progress."""
+    """Applies the units of one (stream, lane). `connect` opens the target; `publish` sends progress.
+
+    With `letters`, transactions that the target refuses are parked and sent there; without, they stop the stream.
+    """
 
     def __init__(
         self, stream: str, lane: int, connect: Callable[[], LaneTarget], publish: Callable[[Progress], None],
-        board: ProgressBoard, transactions_max: int,
+        board: ProgressBoard, transactions_max: int, letters: LetterBox | None = None,
     ) -> None:  # fmt: skip
         super().__init__(name=f"{stream}/{lane}", daemon=True)
         self.stream = stream
@@ -59,15 +62,15 @@ class LaneWorker(threading.Thread):
         self.done_offset = -1  # everything before it is applied or refused; safe to commit
         self._bytes_in = 0  # each is written by one thread
         self._bytes_out = 0
-        self._connect = connect
+        self._stopping = threading.Event()
         self._publish = publish
+        self._letters = letters
         self._board = board
         self._transactions_max = transactions_max
         self._queue: queue.SimpleQueue[QueuedUnit | Damage] = queue.SimpleQueue()
         self._ahead: QueuedUnit | Damage | None = None
-        self._target: LaneTarget | None = None
+        self._target = TargetConnection(connect, self._stopping.wait)
         self._row = LaneRow(0, 0, 0)
-        self._stopping = threading.Event()
         self._failure: Progress | None = None  # as reported; units of its epoch are dropped
         self._open: tuple[int, int] | None = None  # epoch and first seq of a large transaction that has begun
         self._due_s = 0.0
@@ -102,6 +105,8 @@ class LaneWorker(threading.Thread):
                     self._handle(unit)
                 elif self._open is not None:
                     self._hold_open()
+                elif self._letters is not None and self.lane == PARKING_LANE:
+                    self._letters.send(self._target)
                 if self._failure is not None:
                     self._repeat_failure(self._failure)
         except (HeadraceError, SchemaError, RefusedError) as error:
@@ -110,8 +115,7 @@ class LaneWorker(threading.Thread):
             log.exception("lane %s failed", self.name)
             self.fatal = error
         finally:
-            if self._target is not None:
-                self._target.close()
+            self._target.drop()
 
     def _take(self, timeout_s: float) -> QueuedUnit | Damage | None:
         if self._ahead is not None:
@@ -135,6 +139,9 @@ class LaneWorker(threading.Thread):
         if not self._wait(first):
             return
         self._begun_us = time.time_ns() // 1000
+        if first.unit.mode == PARK:
+            self._settled([first], self._commit([first], serial=True))
+            return
         group = [first]
         while (unit := self._take(0)) is not None:
             if isinstance(unit, Damage):
@@ -157,10 +164,10 @@ class LaneWorker(threading.Thread):
         while not self._board.wait(self.stream, unit.epoch, unit.waits, STALL_S):
             if self._stopping.is_set():
                 return False
-            seqs = self._with_target(lambda target: target.lane_seqs(unit.epoch))
+            seqs = self._target.call(lambda target: target.lane_seqs(unit.epoch))
             for lane, seq in seqs.items():
                 self._board.note(self.stream, unit.epoch, lane, seq)
-            self._row = self._with_target(lambda target: target.lane_row())
+            self._row = self._target.call(lambda target: target.lane_row())
             if self._is_old(queued):
                 self.done_offset = queued.offset + 1
                 return False
@@ -176,9 +183,9 @@ class LaneWorker(threading.Thread):
                 return
             log.info("lane %s: the target refused a merged group, applying in order: %s", self.name, error)
             if error.sqlstate in MAPPING_STATES:
-                self._drop_target()
+                self._target.drop()
             # Units that were applied already are refused by the rows they would repeat.
-            self._row = self._with_target(lambda target: target.lane_row())
+            self._row = self._target.call(lambda target: target.lane_row())
             for queued in group:
                 if self._is_old(queued):
                     self.done_offset = queued.offset + 1
@@ -205,7 +212,7 @@ class LaneWorker(threading.Thread):
         unit = queued.unit
         wanted = (unit.generation, unit.previous_position)
         while not self._stopping.is_set():
-            row = self._with_target(lambda target: target.stream_row())
+            row = self._target.call(lambda target: target.stream_row())
             if row.epoch != unit.epoch:
                 return False
             if (row.generation, row.watermark) >= wanted or unit.previous_position == 0:
@@ -216,30 +223,39 @@ class LaneWorker(threading.Thread):
     def _report_failure(self, queued: QueuedUnit, error: RefusedError) -> None:
         """Ask the planner for a serial window; a serial unit that fails is poison and stops the stream."""
         unit, batch = queued.unit, queued.batch
+        if self._may_park(queued, error):
+            log.error("lane %s: parking what the target refuses: %s", self.name, error)
+            self._settled([queued], self._commit([queued], serial=True, park=True))
+            return
         poison = unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"
         text = f"stream {self.stream}: the target refuses position {batch.last_position}: {error}"
         self._fail([queued], unit.seq - 1, Failure(batch.last_position, error.sqlstate, text, poison))
         if poison:
-            self._with_target(lambda target: target.stop_stream(text))
+            self._target.call(lambda target: target.stop_stream(text))
             raise StreamStoppedError(
                 f"{text}. Nothing of this transaction was applied; correct the target or the data, then start again."
             )
 
+    def _may_park(self, queued: QueuedUnit, error: RefusedError) -> bool:
+        """Of what stops the stream otherwise, whole transactions; not what every transaction would meet."""
+        if self._letters is None or queued.unit.mode != SERIAL or error.sqlstate in MAPPING_STATES:
+            return False
+        return queued.batch.whole and queued.batch.kind == "live"
+
     def _fail(self, group: list[QueuedUnit], seq: int, failure: Failure) -> None:
         """Report a failure, and do nothing more in this epoch."""
-        self._failure = replace(self._progress(group, Applied()), seq=seq, failure=failure)
+        row = LaneRow(group[-1].unit.epoch, seq, 0)
+        self._failure = trouble_report(self.stream, self.lane, row, self._queue.qsize(), failure=failure)
         self._due_s = time.monotonic() + REPEAT_S
         self._publish(self._failure)
 
     def _skip(self, damage: Damage) -> None:
         """A record that can't be read may have been a unit: have everything not applied planned again."""
         log.error("lane %s: %s", self.name, damage.text)
-        self._row = self._with_target(lambda target: target.lane_row())
+        self._row = self._target.call(lambda target: target.lane_row())
         self._due_s = time.monotonic() + REPEAT_S
-        self._failure = Progress(
-            self.stream, 0, self.lane, self._row.epoch, self._row.seq, 0, 0, time.time_ns() // 1000, 0, 0,
-            self._queue.qsize(), failure=Failure(0, "", damage.text, poison=False),
-        )  # fmt: skip
+        failure = Failure(0, "", damage.text, poison=False)
+        self._failure = trouble_report(self.stream, self.lane, self._row, self._queue.qsize(), failure=failure)
         self._publish(self._failure)
 
     def _repeat_failure(self, failure: Progress) -> None:
@@ -247,7 +263,7 @@ class LaneWorker(threading.Thread):
         if time.monotonic() < self._due_s:
             return
         self._due_s = time.monotonic() + REPEAT_S
-        row = self._with_target(lambda target: target.lane_row())
+        row = self._target.call(lambda target: target.lane_row())
         if row.epoch > failure.epoch:
             self._row, self._failure = row, None
         else:
@@ -261,25 +277,25 @@ class LaneWorker(threading.Thread):
         if self._open is None or time.monotonic() < self._due_s:
             return
         self._due_s = time.monotonic() + HOLD_S
-        row = self._open_target().lane_row()
+        row = self._target.open().lane_row()
         if row.epoch != self._open[0]:
             self._row, self._open = row, None
-            self._drop_target()
+            self._target.drop()
 
-    def _commit(self, group: list[QueuedUnit], *, serial: bool) -> Applied:
+    def _commit(self, group: list[QueuedUnit], *, serial: bool, park: bool = False) -> Applied:
         """Apply a group; on a lost connection read the lane row and decide. Raises RefusedError."""
         last = group[-1]
         attempt = 0
         while True:
             try:
-                return self._call_target(self._unit_group(group, serial=serial), last)
+                return self._call_target(self._unit_group(group, serial=serial), last, park=park)
             except RetriableError as error:
                 log.warning("%s; reading the ledger to see whether it was committed", error)
-                self._drop_target()
-                if self._stopping.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]):
-                    raise
+                self._publish(trouble_report(self.stream, self.lane, self._row, self._queue.qsize(), alert=str(error)))
+                self._target.drop()
+                self._target.back_off(attempt, error)
                 attempt += 1
-                self._row = self._with_target(lambda target: target.lane_row())
+                self._row = self._target.call(lambda target: target.lane_row())
                 if self._row.epoch != last.unit.epoch:
                     return Applied(fenced=Fenced.STALE)
                 if self._is_old(last):
@@ -287,8 +303,8 @@ class LaneWorker(threading.Thread):
                 if not last.batch.whole:
                     raise
 
-    def _call_target(self, group: UnitGroup, last: QueuedUnit) -> Applied:
-        target, batch = self._open_target(), last.batch
+    def _call_target(self, group: UnitGroup, last: QueuedUnit, *, park: bool) -> Applied:
+        target, batch = self._target.open(), last.batch
         begun = self._open if self._open is not None and self._open[0] == group.epoch else None
         if begun is not None:
             # Parts that came before belong to the same target transaction, or were given up by the capture.
@@ -299,7 +315,12 @@ class LaneWorker(threading.Thread):
             self._open = (group.epoch, group.first_seq)
         if not batch.last_part:
             return target.apply_part(group, first=batch.part == 0)
-        applied = target.apply(group) if batch.whole else target.apply_last(group)
+        if last.unit.mode == PARK:
+            applied = target.park(group)
+        elif park:
+            applied = target.apply_or_park(group)
+        else:
+            applied = target.apply(group) if batch.whole else target.apply_last(group)
         self._open = None
         return applied
 
@@ -307,7 +328,7 @@ class LaneWorker(threading.Thread):
         first, last = group[0].unit, group[-1].unit
         return UnitGroup(
             self.stream, last.generation, self.lane, last.epoch, first.seq, last.seq, group[-1].offset + 1,
-            [queued.batch for queued in group], serial=serial or first.mode == SERIAL,
+            [queued.batch for queued in group], serial=serial or first.mode == SERIAL, behind=last.behind,
         )  # fmt: skip
 
     def _settled(self, group: list[QueuedUnit], applied: Applied) -> bool:
@@ -320,19 +341,26 @@ class LaneWorker(threading.Thread):
         self._row = LaneRow(last.unit.epoch, last.unit.seq, last.offset + 1)
         self.done_offset = last.offset + 1
         self._board.note(self.stream, last.unit.epoch, self.lane, last.unit.seq)
-        self._publish(self._progress(group, applied))
-        return True
+        self._publish(
+            applied_report(self.stream, self.lane, group, applied, self._queue.qsize(), begun_us=self._begun_us)
+        )
+        if self._letters is not None and (applied.closed or last.unit.mode == PARK):
+            self._letters.send(self._target, now=True)
+        if applied.closed:
+            # What is planned already does not know of the parked keys: the planner takes over from the ledger.
+            self._fail(group, last.unit.seq, Failure(0, "", "transactions were parked", poison=False))
+        return not applied.closed
 
     def _fenced(self, group: list[QueuedUnit], fenced: Fenced) -> bool:
         last = group[-1]
         self._open = None
-        self._row = self._with_target(lambda target: target.lane_row())
+        self._row = self._target.call(lambda target: target.lane_row())
         log.info("lane %s: epoch %d seq %d refused: %s", self.name, last.unit.epoch, last.unit.seq, fenced.value)
         if fenced is Fenced.STALE:
             return self._apply_rest(group)
         text = f"units before seq {group[0].unit.seq} are missing"
         if fenced is Fenced.UNCHANGED:
-            text = "the target has been restarted since the planner took over: commits may be lost"
+            text = "the epoch is closed: dead letters have changed, or the target was restarted and lost commits"
         if fenced is Fenced.AHEAD:
             text = f"the ledger is at epoch {self._row.epoch}: the target went back in time (restored from a backup?)"
             log.warning("lane %s: %s; waiting for a planner to take over", self.name, text)
@@ -348,38 +376,3 @@ class LaneWorker(threading.Thread):
             elif not self._settled([queued], self._commit([queued], serial=False)):
                 return False
         return True
-
-    def _progress(self, group: list[QueuedUnit], applied: Applied) -> Progress:
-        last = group[-1]
-        now_us = time.time_ns() // 1000
-        return Progress(
-            self.stream, last.unit.generation, self.lane, last.unit.epoch, last.unit.seq, last.batch.last_position,
-            last.batch.commit_times_us[-1], now_us, sum(len(queued.batch.positions) for queued in group), applied.rows,
-            self._queue.qsize(), stage_lags(group, self._begun_us, now_us),
-        )  # fmt: skip
-
-    # -- the connection -----------------------------------------------------------------------
-
-    def _open_target(self) -> LaneTarget:
-        if self._target is None:
-            self._target = self._connect()
-        return self._target
-
-    def _drop_target(self) -> None:
-        if self._target is not None:
-            self._target.close()
-            self._target = None
-
-    def _with_target(self, call: Callable[[LaneTarget], T]) -> T:
-        """Call the target, reconnecting with backoff while it is away. Not for applying."""
-        attempt = 0
-        while True:
-            try:
-                return call(self._open_target())
-            except RetriableError as error:
-                pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-                log.warning("%s; trying again in %.1f s", error, pause_s)
-                self._drop_target()
-                attempt += 1
-                if self._stopping.wait(pause_s):
-                    raise

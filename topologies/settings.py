@@ -123,6 +123,11 @@ class TargetConfig(_Model):
     session_replication_role: Literal["replica", "origin"] = Field(
         "replica", description="`origin` keeps the target's foreign keys and triggers in force"
     )
+    on_error: Literal["stop", "park"] = Field(
+        "stop",
+        description="what happens to a transaction that the target refuses: `stop` the stream, or `park` it as a dead "
+        "letter together with later ones that depend on it",
+    )
     merge_transactions_max: int = Field(
         4000, ge=1, le=100_000, description="source transactions merged into one target transaction"
     )

@@ -169,19 +169,18 @@ class StreamPlanner:
                 return
             planner.progress(progress.lane, progress.epoch, progress.seq)
             if progress.failure is not None:
-                await self._plan_again(progress.failure)
+                await self._plan_again(progress.failure, planner)
             self._retire()
             self._wake()
         except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
             await self._fail(error, -1)
 
-    async def _plan_again(self, failure: Failure) -> None:
-        """Take over from itself: the window with the failed unit becomes one unit in source order."""
+    async def _plan_again(self, failure: Failure, old: Planner) -> None:
+        """Take over from `old`, itself: the window with the failed unit becomes one unit in source order."""
         if failure.poison:
             raise StreamStoppedError(failure.error)
         async with self._lock:
-            old = self._planner
-            if old is None:
+            if old is not self._planner:
                 return
             log.warning("stream %s: planning again: %s", self._stream.name, failure.error)
             await self._advance(old)
@@ -216,7 +215,9 @@ class StreamPlanner:
             return
         if not await self._with_ledger(lambda ledger: ledger.is_current(planner.epoch)):
             if planner is self._planner:
-                raise self._superseded(planner)
+                if not await self._with_ledger(lambda ledger: ledger.is_closed(planner.epoch)):
+                    raise self._superseded(planner)
+                await self._plan_again(Failure(0, "", "dead letters have changed", poison=False), planner)
             return
         rows = await self._with_ledger(lambda ledger: ledger.lane_rows())
         for lane, row in rows.items():

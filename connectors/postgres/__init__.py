@@ -2,6 +2,7 @@
 
 from connectors.base import Connector
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
+from connectors.postgres.dead_letters import PostgresDeadLetters
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.replication import position_text
@@ -15,6 +16,7 @@ CONNECTOR = Connector(
     ledger=PostgresLedger,
     lane_target=PostgresLane,
     target_admin=PostgresTargetAdmin,
+    dead_letters=PostgresDeadLetters,
     verify=verify_tables,
     position_text=position_text,
 )

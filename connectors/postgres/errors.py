@@ -19,6 +19,8 @@ _RETRIABLE_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
 _RETRIABLE_STATES = ("25P02", "25P03", "25P04")  # a session ended, or its transaction, for having idled
 # What an operator must change: authentication, missing objects and privileges, read-only target.
 _CONFIG_STATES = ("28000", "28P01", "3D000", "42501", "42P01", "42703", "42704", "3F000", "25006", "42883")
+# Of those, what may be put right while a stream waits: privileges, a target that is read-only for a while.
+_PAUSING_STATES = ("42501", "25006")
 _REFUSED_CLASSES = ("22", "23", "44", "P0", "27")
 _PERMANENT_CONNECT = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "invalid")
 
@@ -32,10 +34,15 @@ def describe(error: psycopg.Error) -> str:
     return f"{text}{detail}{where}"
 
 
-def translate(error: psycopg.Error, doing: str) -> HeadraceError | RefusedError:
-    """Return what `error` means; `doing` says what was tried, on which stream or table."""
+def translate(error: psycopg.Error, doing: str, *, applying: bool = False) -> HeadraceError | RefusedError:
+    """Return what `error` means; `doing` says what was tried, on which stream or table.
+
+    While `applying`, a missing privilege or a read-only target is waited for, since it worked before.
+    """
     state = error.sqlstate or ""
     text = f"{doing}: {describe(error)}" + (f" [SQLSTATE {state}]" if state else "")
+    if applying and state in _PAUSING_STATES:
+        return RetriableError(text)
     if state in _CONFIG_STATES:
         return ConfigError(text)
     if state[:2] in _REFUSED_CLASSES:
@@ -48,12 +55,12 @@ def translate(error: psycopg.Error, doing: str) -> HeadraceError | RefusedError:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Raise driver errors of the block as ConfigError, RetriableError or RefusedError."""
+def translated(doing: str, *, applying: bool = False) -> Iterator[None]:
+    """Raise driver errors of the block as ConfigError, RetriableError or RefusedError; see `translate`."""
     try:
         yield
     except psycopg.Error as error:
-        raise translate(error, doing) from error
+        raise translate(error, doing, applying=applying) from error
 
 
 def place(dsn: str) -> str:

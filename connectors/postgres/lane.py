@@ -15,14 +15,18 @@ from psycopg import pq, sql
 from connectors.base import Applied, RefusedError, StreamRow, TargetSettings, UnitGroup
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.letters import close_epoch, insert_letters, mark_published, unpublished_letters
 from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.setbased import SESSION, SetWriter
+from pipeline.conflicts import KeyRules
 from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
+from pipeline.parking import Parked, ParkedKeys, Refusal, parked_behind, settle_in_order
 from pipeline.tables_graph import apply_ranks, cyclic_tables
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
+from schemas.dead_letter import DeadLetter
 from schemas.errors import SchemaError
 from schemas.packed import pack
 
@@ -45,8 +49,10 @@ SELECT pg_terminate_backend(o.pid, 1000) FROM pg_stat_activity o
  WHERE o.pid <> s.pid AND o.xact_start IS NOT NULL AND o.wait_event = 'ClientRead'
    AND o.state_change < now() - make_interval(secs => %s)
 """
+DAMAGED = "HR003"  # the sqlstate of rows that can't be read
 _BEGIN = Statement(b"BEGIN", [], [])
 _DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
+_CHECK = Statement(b"SET CONSTRAINTS ALL IMMEDIATE", [], [])
 _TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
 # A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
 _LIMITS = {
@@ -79,6 +85,7 @@ class PostgresLane:
             deferrable = self._conn.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
         # What the source could defer, or check at the end of a statement, the target checks at the end.
         self._begin = [_BEGIN, _DEFER] if self._enforced and deferrable is not None else [_BEGIN]
+        self._catalogue = catalogue
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         self._pipeline = StatementPipeline(self._conn)
         self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
@@ -132,8 +139,7 @@ class PostgresLane:
 
     def _apply_sets(self, group: UnitGroup, rows: int, *, deletes_last: bool = False) -> Applied:
         with self._transaction(f"applying {_extent(group)}"):
-            self._roll_back_unfinished()
-            if self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] != 1:
+            if not self._begin_fenced(group, rows):
                 return self._refused(group)
             applied = self._write(group.batches, deletes_last=deletes_last)
             self._pipeline.run([self._positions(group)])
@@ -180,6 +186,63 @@ class PostgresLane:
             self._sets.forget()
             return applied
 
+    def park(self, group: UnitGroup) -> Applied:
+        """Keep the group's transactions as dead letters; see `connectors.base.LaneTarget`."""
+        with self._transaction(f"parking {_extent(group)}"):
+            if not self._begin_fenced(group, 0):
+                return self._refused(group)
+            batch = group.batches[0]
+            parked = [parked_behind(batch, tx, positions) for tx, positions in enumerate(group.behind)]
+            return self._commit_parked(group, parked, close=False)
+
+    def apply_or_park(self, group: UnitGroup) -> Applied:
+        """Apply what can be applied and keep the rest; see `connectors.base.LaneTarget`."""
+        with self._transaction(f"applying or parking {_extent(group)}"):
+            if not self._begin_fenced(group, 0):
+                return self._refused(group)
+            keys = ParkedKeys(self._stream, KeyRules(self._catalogue))
+            parked = settle_in_order(group.batches[0], keys, self._try)
+            return self._commit_parked(group, parked, close=bool(parked))
+
+    def _begin_fenced(self, group: UnitGroup, rows: int) -> bool:
+        self._roll_back_unfinished()
+        return self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] == 1
+
+    def _try(self, batch: ChangeBatch) -> Refusal | None:
+        """Write one transaction in order; nothing of it stays when it is refused."""
+        self._conn.execute("SAVEPOINT headrace_one")
+        try:
+            with translated(f"{self._where}: applying position {batch.last_position}", applying=True):
+                self._write_in_order([batch])
+                if _DEFER in self._begin:
+                    self._pipeline.run([_CHECK, _DEFER])
+        except RefusedError as error:
+            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
+            return Refusal(error.sqlstate, str(error))
+        except SchemaError as error:
+            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
+            return Refusal(DAMAGED, str(error))
+        self._conn.execute("RELEASE SAVEPOINT headrace_one")
+        return None
+
+    def _commit_parked(self, group: UnitGroup, parked: Sequence[Parked], *, close: bool) -> Applied:
+        insert_letters(self._conn, self._stream, parked)
+        self._pipeline.run([self._positions(group)])
+        if close:
+            close_epoch(self._conn, self._stream)
+        self._conn.execute("COMMIT")
+        return Applied(closed=close)
+
+    def unpublished_letters(self) -> list[DeadLetter]:
+        """Dead letters that the topic may not have yet."""
+        with translated(f"{self._where}: reading dead letters"):
+            return unpublished_letters(self._conn, self._stream)
+
+    def mark_published(self, letters: Sequence[DeadLetter]) -> None:
+        """Note that the topic has them."""
+        with translated(f"{self._where}: noting dead letters as published"):
+            mark_published(self._conn, letters)
+
     def _require_begun(self) -> None:
         if self._conn.info.transaction_status == pq.TransactionStatus.IDLE:
             raise RetriableError(f"{self._where}: the transaction of the earlier parts is gone; reading them again")
@@ -188,7 +251,7 @@ class PostgresLane:
         """Write a part set-based; what is refused so, in order. Earlier parts of the transaction stay."""
         self._conn.execute("SAVEPOINT headrace_part")
         try:
-            with translated(f"{self._where}: applying a part"):
+            with translated(f"{self._where}: applying a part", applying=True):
                 applied = self._write(batches)
         except RefusedError:
             self._conn.execute("ROLLBACK TO SAVEPOINT headrace_part")
@@ -268,14 +331,14 @@ class PostgresLane:
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
         """Translate driver errors of the block and leave no failed transaction behind."""
-        with translated(f"{self._where}: {doing}"):
+        with translated(f"{self._where}: {doing}", applying=True):
             try:
                 yield
             except (psycopg.Error, RefusedError, SchemaError) as error:
                 if not self._conn.closed and not self._conn.broken:
                     self._roll_back()
                 if isinstance(error, SchemaError):
-                    raise RefusedError(f"{self._where}: {doing}: {error}", "HR003") from error
+                    raise RefusedError(f"{self._where}: {doing}: {error}", DAMAGED) from error
                 raise
 
     def _roll_back_unfinished(self) -> None:

@@ -17,6 +17,7 @@ import psycopg
 from connectors.base import StreamRow, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.letters import DDL as LETTERS_DDL
 from pipeline.catalogue import Catalogue
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
@@ -60,6 +61,7 @@ CREATE TABLE IF NOT EXISTS headrace.snapshot_table (
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS headrace.incarnation (stream text PRIMARY KEY, epoch bigint NOT NULL);
 """
+_NEWEST_TABLE = "headrace.parked"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -78,9 +80,9 @@ class PostgresLedger:
         """Create what is missing. Safe to call from several processes at once."""
         with translated(f"{self._where}: creating schema headrace"), self._conn.transaction():
             self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
-            there = self._conn.execute("SELECT to_regclass('headrace.incarnation')").fetchone()
+            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
             if there is None or there[0] is None:
-                self._conn.execute(_DDL)
+                self._conn.execute(_DDL + LETTERS_DDL)
             self._conn.execute(
                 "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
                 [self._stream],
@@ -112,7 +114,12 @@ class PostgresLedger:
                 [self._stream, epoch],
             )
             applied = self._applied(generation, watermark)
-        return Restart(epoch, generation, watermark, applied)
+            parked = self._conn.execute(
+                "SELECT batch FROM headrace.parked WHERE stream = %s AND generation >= %s"
+                " ORDER BY generation, position",
+                [self._stream, generation],
+            ).fetchall()
+        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked])
 
     def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
         rows = self._conn.execute(
@@ -133,7 +140,7 @@ class PostgresLedger:
                 "UPDATE headrace.stream SET generation = %s, watermark = %s,"
                 " watermark_time_us = greatest(watermark_time_us, %s), changes_offset = %s, updated_at = now()"
                 " WHERE stream = %s AND epoch = %s AND (generation, watermark) <= (%s, %s)"
-                " AND EXISTS (SELECT FROM headrace.incarnation i WHERE i.stream = %s AND i.epoch = %s)",
+                " AND EXISTS (SELECT FROM headrace.incarnation i WHERE i.stream = %s AND abs(i.epoch) = %s)",
                 [generation, watermark, time_us, changes_offset, self._stream, epoch, generation, watermark,
                  self._stream, epoch],
             )  # fmt: skip
@@ -165,6 +172,14 @@ class PostgresLedger:
             ).fetchone()
         return row is not None and row[0] == epoch
 
+    def is_closed(self, epoch: int) -> bool:
+        """Whether dead letters have closed `epoch`, and no other has begun."""
+        with translated(f"{self._where}: reading"):
+            row = self._conn.execute(
+                "SELECT epoch FROM headrace.incarnation WHERE stream = %s", [self._stream]
+            ).fetchone()
+        return row is not None and row[0] == -epoch
+
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row, None when there is no ledger or no row."""
         with translated(f"{self._where}: reading"):
@@ -192,6 +207,17 @@ class PostgresLedger:
             ).fetchone()
         return (int(row[0]), int(row[1])) if row is not None else (0, 0)
 
+    def parked_count(self) -> int:
+        """The number of dead letters; 0 in a ledger that never had any."""
+        with translated(f"{self._where}: counting dead letters"):
+            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
+            if there is None or there[0] is None:
+                return 0
+            row = self._conn.execute(
+                "SELECT count(*) FROM headrace.parked WHERE stream = %s", [self._stream]
+            ).fetchone()
+        return int(row[0]) if row is not None else 0
+
     def catalogue(self) -> Catalogue:
         """Read the target's tables."""
         with translated(f"{self._where}: reading the target's catalogue"):
@@ -202,7 +228,7 @@ class PostgresLedger:
         if self.stream_row() is None:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
-            for table in ("applied", "snapshot_table", "incarnation", "lane", "stream"):
+            for table in ("applied", "parked", "snapshot_table", "incarnation", "lane", "stream"):
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),
                     [self._stream],

@@ -13,7 +13,7 @@ from tests.simulation.target_model import BrokenPromiseError
 from tests.simulation.world import World
 
 # Kinds of histories; a seed's kind is its remainder. "lossy" ones lose records of the log, and must stop there.
-SCENARIOS = ("mixed", "parts", "codes", "lossy")
+SCENARIOS = ("mixed", "parts", "codes", "poison", "lossy")
 LOSS = 0.02
 FINE_GRAIN = 1  # a window is spread over the lanes however small it is
 
@@ -135,5 +135,6 @@ ACTIONS = (
     Action("a lane dies after its commit", 3, _commit_and_die, fault=True),
     Action("a lane moves to another process", 3, _start_lane, fault=True),
     Action("news arrive", 30, lambda world, _: world.deliver()),
+    Action("dead letters are replayed", 1, lambda world, _: world.replay(), fault=True),
 )
 WEIGHTS = [action.weight for action in ACTIONS]

@@ -55,6 +55,7 @@ class History:
     end: State
     events: list[Event]
     tables: tuple[Table, ...]
+    poison: frozenset[int] = frozenset()  # events that the target refuses until an operator has corrected it
     catalogue: Catalogue = field(init=False)
     named: dict[tuple[int, int], Event] = field(init=False)
 
@@ -184,7 +185,7 @@ def make_history(rng: random.Random, transactions: int, focus: str) -> History:
             ]
             generation = 2
         events += [(generation, each, "snapshot", False) for each in snapshot(rng, source.tables, initial)]
-    position, share_of_large = 100, 0.4 if focus == "parts" else 0.04
+    position, share_of_large = 100, {"parts": 0.4, "poison": 0.0}.get(focus, 0.04)
     for _ in range(transactions):
         position += rng.randint(1, 3)
         large = rng.random() < share_of_large
@@ -192,7 +193,10 @@ def make_history(rng: random.Random, transactions: int, focus: str) -> History:
         for change in source.exchange() if focus == "codes" and rng.random() < EXCHANGES else ():
             position += 1
             events.append((generation, Transaction(position, (change,)), "live", False))
-    return History(start, source.state, list(in_order(events)), source.tables)
+    ordered = list(in_order(events))
+    live = [event.number for event in ordered if event.kind == "live" and event.transaction.changes]
+    poison = rng.sample(live, min(len(live), rng.randint(1, 3))) if focus == "poison" else ()
+    return History(start, source.state, ordered, source.tables, frozenset(poison))
 
 
 def snapshot(rng: random.Random, tables: Sequence[Table], state: State) -> list[Transaction]:

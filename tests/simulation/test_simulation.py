@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -15,18 +16,20 @@ from pipeline.conflicts import KeyRules, KeyUse
 from pipeline.errors import StreamGapError
 from pipeline.fence import LaneRow, OpenParts
 from pipeline.inflight import InFlight, LaneSeqs
+from pipeline.parking import ParkedKeys
 from pipeline.planner import Planner, Window
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import ChangeBatch, Relation
 from tests.simulation.faults import run_seed, simulate
 from tests.simulation.report import print_history
-from tests.simulation.target_model import BrokenPromiseError
+from tests.simulation.target_model import BrokenPromiseError, Group, Target
 
-SHARES = (range(500), range(500, 1000))  # of the seeds: each test stays well below its limit of time
+SHARES = (range(250), range(250, 500), range(500, 750), range(750, 1000))  # tests well below the limit of a test
 SEEDS_WITH_A_BUG = 300  # each bug must show in one of them
 HAPPENS = {
     "takeover", "record repeated", "record overlapping", "part", "part of a replaced capture", "merged",
     "stale", "gap", "refused", "died after the commit", "waited", "news lost", "superseded", "serial window",
+    "parked", "replayed",
 }  # fmt: skip
 
 
@@ -200,6 +203,39 @@ def serial_windows_not_planned(patch: Patch) -> None:
     patch.setattr(Planner, "plan_serially", lambda self, last_position: None)
 
 
+def parking_without_contagion(patch: Patch) -> None:
+    patch.setattr(ParkedKeys, "behind", lambda self, batch, transactions: {})
+
+
+def contagion_ends_with_the_first(patch: Patch) -> None:
+    behind = ParkedKeys.behind
+
+    def careless(self: ParkedKeys, batch: ChangeBatch, transactions: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        found = behind(deepcopy(self), batch, transactions)
+        return {tx: positions for tx, positions in found.items() if min(positions) < batch.positions[0]}
+
+    patch.setattr(ParkedKeys, "behind", careless)
+
+
+def shared_keys_of_parked_ones_ignored(patch: Patch) -> None:
+    users = ParkedKeys._users
+    patch.setattr(ParkedKeys, "_users", lambda self, key, *, written: users(self, key, written=False))
+
+
+def dead_letters_forgotten_at_takeover(patch: Patch) -> None:
+    patch.setattr(Planner, "_parked_in", lambda self, generation: ParkedKeys(self.stream, self._rules))
+
+
+def epoch_goes_on_after_parking(patch: Patch) -> None:
+    commit = Target._commit
+
+    def careless(self: Target, group: Group, parked: Sequence[ChangeBatch]) -> None:
+        commit(self, group, parked)
+        patch.setattr(Target, "closed", property(lambda _: False, lambda _, __: None), raising=False)
+
+    patch.setattr(Target, "_commit", careless)
+
+
 # Each with the kind of history that shows it soonest.
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (applied_positions_ignored, "mixed"),
@@ -222,6 +258,11 @@ BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (barriers_overtaken, "mixed"),
     (truncate_planned_like_rows, "mixed"),
     (serial_windows_not_planned, "codes"),
+    (parking_without_contagion, "poison"),
+    (contagion_ends_with_the_first, "poison"),
+    (shared_keys_of_parked_ones_ignored, "poison"),
+    (dead_letters_forgotten_at_takeover, "poison"),
+    (epoch_goes_on_after_parking, "poison"),
 ]
 
 

@@ -9,70 +9,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pipeline.conflicts import KeyRules
 from pipeline.fence import Fenced, LaneRow, OpenParts
 from pipeline.merging import QueuedUnit, may_follow
 from pipeline.planner import Planner
-from schemas.apply_unit import LANES_MAX, SERIAL, ApplyUnit, decode_unit, encode_unit
+from schemas.apply_unit import LANES_MAX, PARK, SERIAL, ApplyUnit, decode_unit, encode_unit
 from schemas.change_batch import ChangeBatch, decode_batch
 from tests.simulation.capture_model import Capture
 from tests.simulation.history import History
+from tests.simulation.processes import Lane, News, Planning
 from tests.simulation.target_model import BrokenPromiseError, Group, RefusedError, Target
 
 STEPS_TO_FINISH_MAX = 6000
 # Records are read again and again (takeovers, lanes that wait); nothing changes what was decoded.
 read_batch = lru_cache(4096)(decode_batch)
 read_unit = lru_cache(4096)(decode_unit)
-
-
-@dataclass
-class Planning:
-    """A planner's process. It goes on after it was replaced until it notices or dies."""
-
-    planner: Planner
-    offset: int
-    serial_at: int | None = None  # position of the transaction that a lane could not apply
-    retired: tuple[int, int, int] | None = None  # generation, position, offset to acknowledge
-    undelivered: bool = False  # it will end when it hears that a unit was not delivered
-    passed: int | None = None  # offset that the watermark has passed and that is not committed yet
-
-
-@dataclass
-class Lane:
-    """A consumer of one partition of units."""
-
-    number: int
-    offset: int
-    row: LaneRow = field(default_factory=lambda: LaneRow(0, 0, 0))
-    known: dict[tuple[int, int], int] = field(default_factory=dict)  # (epoch, lane) -> seq heard of
-    failed: tuple[int, int | None] | None = None  # epoch and position reported
-    open: tuple[OpenParts, list[ChangeBatch]] | None = None  # a large transaction that has begun, and its parts
-    alone: bool = False  # a merged group was refused: one unit at a time
-    at_head: bool = False  # refused in order too: waits until everything earlier is applied
-
-    def is_old(self, unit: ApplyUnit) -> bool:
-        """Whether the ledger has passed the unit. A planner that lives on may send between parts of the next."""
-        if self.open is not None and unit.epoch < self.open[0].epoch:
-            return True
-        return unit.epoch < self.row.epoch or (unit.epoch == self.row.epoch and unit.seq <= self.row.seq)
-
-    def met(self, unit: ApplyUnit) -> bool:
-        """Whether all that the unit waits for is known to be applied."""
-        return all(self.known.get((unit.epoch, lane), 0) >= seq for lane, seq in unit.waits.items())
-
-
-@dataclass(frozen=True)
-class News:
-    """A progress record on its way."""
-
-    lane: int
-    epoch: int
-    seq: int
-    failed: int | None = None
-    failure: bool = False
 
 
 class World:
@@ -221,7 +174,7 @@ class World:
             return False
         if lane.is_old(queued.unit):
             lane.offset += 1
-            lane.alone = lane.at_head = False
+            lane.alone = lane.at_head = lane.parks = False
             return True
         if not lane.met(queued.unit):
             self.seen["waited"] += 1
@@ -284,10 +237,14 @@ class World:
             return
         lane.open = None
         self.seen["merged"] += len(group) - 1
+        target_group = Group(lane.number, last.epoch, first_seq, last.seq, group[-1].offset + 1, batches)
         try:
-            fenced = self.target.apply(
-                Group(lane.number, last.epoch, first_seq, last.seq, group[-1].offset + 1, batches)
-            )  # fmt: skip
+            if last.mode == PARK:
+                fenced = self.target.park(target_group)
+            elif lane.parks:
+                fenced = self.target.apply_or_park(target_group)
+            else:
+                fenced = self.target.apply(target_group)
         except RefusedError as error:
             self._refused(lane, group, error)
             return
@@ -303,7 +260,9 @@ class World:
             lane.offset = group[-1].offset + 1
             lane.row = LaneRow(last.epoch, last.seq, lane.offset)
             lane.known[last.epoch, lane.number] = last.seq
-            lane.alone = lane.at_head = False
+            lane.alone = lane.at_head = lane.parks = False
+            if self.target.closed:
+                lane.failed = (last.epoch, None)
         if fenced is None:
             self._publish(News(lane.number, last.epoch, last.seq))
 
@@ -313,6 +272,9 @@ class World:
         self.note(f"lane {lane.number}: {unit.epoch}.{unit.seq} is refused: {error}")
         if unit.mode != SERIAL and self._serial_at[unit.epoch] in batch.positions:
             raise BrokenPromiseError(f"{list(batch.positions)} had failed, and were not planned as one unit")
+        if lane.at_head and unit.mode == SERIAL and batch.whole and self.history.poison:
+            lane.parks = True
+            return
         if lane.at_head and (unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"):
             raise BrokenPromiseError(f"positions {list(batch.positions)} were given up: {error}")
         if lane.at_head:
@@ -324,11 +286,11 @@ class World:
 
     def _fenced(self, lane: Lane, unit: ApplyUnit, fenced: Fenced) -> None:
         lane.row = self.target.rows[lane.number]
-        lane.alone = lane.at_head = False
+        lane.alone = lane.at_head = lane.parks = False
         lane.open = None
         self.seen[fenced.value] += 1
         self.note(f"lane {lane.number}: {unit.epoch}.{unit.seq} is fenced: {fenced.value}")
-        if fenced is Fenced.GAP:
+        if fenced is Fenced.GAP or (fenced is Fenced.UNCHANGED and self.target.closed):
             lane.failed = (unit.epoch, None)
         elif fenced is not Fenced.STALE:
             raise BrokenPromiseError(f"a unit of epoch {unit.epoch} seq {unit.seq} was refused as {fenced.value}")
@@ -356,6 +318,12 @@ class World:
                 if news.failure:
                     self.start_planner(keep_old=self.rng.random() < 0.3, serial_at=news.failed)
         return True
+
+    def replay(self) -> None:
+        """An operator corrects the target, then has the dead letters applied that are below the watermark."""
+        if self.target.parked:
+            self.seen["replayed"] += self.target.replay()
+            self.note(f"dead letters are replayed; left: {sorted(self.target.parked)}")
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -391,5 +359,7 @@ class World:
             raise BrokenPromiseError(
                 f"stuck at {self.target.watermark}, {self.history.events[-1].name} was not reached"
             )
-        if self.target.state != self.history.end:
+        self.seen["parked"] += len(self.target.parked)
+        self.replay()
+        if self.target.parked or self.target.state != self.history.end:
             raise BrokenPromiseError("the target differs from the source")

@@ -286,6 +286,10 @@ class Rig:
             for statement in statements:
                 conn.execute(statement.encode())
 
+    def target_connection(self) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection to the target that commits each statement."""
+        return psycopg.connect(self.target_dsn, autocommit=True)
+
     def target_rows(self, query: str) -> list[tuple[object, ...]]:
         """The rows of a query on the target."""
         with psycopg.connect(self.target_dsn, autocommit=True) as conn:

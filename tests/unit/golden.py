@@ -56,10 +56,13 @@ _BATCH = ChangeBatch(
 # What today's code must find in a record of every schema; bare schemas have no class (yet).
 EXPECTED: dict[str, Any] = {
     "change_batch": _BATCH,
-    "apply_unit": ApplyUnit("orders", 4711, 3, 2, 9, "serial", 90, {0: 4, 15: 1}, 1_700_000_000_000_003, b"batch"),
+    "apply_unit": ApplyUnit(
+        "orders", 4711, 3, 2, 9, "serial", 90, {0: 4, 15: 1}, 1_700_000_000_000_003, b"batch",
+        ((90, 95), ()),
+    ),
     "progress": Progress(
         "orders", 4711, 3, 2, 9, 100, 1_700_000_000_000_000, 1_700_000_000_000_004, 2, 3, 1, {"applied": b"\1\0\0\0"},
-        Failure(100, "23505", "duplicate key", poison=False),
+        Failure(100, "23505", "duplicate key", poison=False), "disk full",
     ),
     "dead_letter": DeadLetter("orders", 4711, 100, 7, 1_700_000_000_000_000, 5, "23505", "duplicate", [90], b"batch"),
     "lag": Lag(

@@ -1,0 +1,95 @@
+"""Dead letters in the ledger: `headrace.parked` is the truth, the topic a copy for people.
+
+A letter is written by the target transaction that counts its position as applied, so a crash neither loses it nor
+parks it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from pipeline.parking import Parked
+from schemas.change_batch import encode_batch
+from schemas.dead_letter import DeadLetter
+
+LETTERS_AT_ONCE_MAX = 100  # sent to the topic between two commits of "published"
+
+DDL = """
+CREATE TABLE IF NOT EXISTS headrace.parked (
+    stream text NOT NULL,
+    generation bigint NOT NULL,
+    position bigint NOT NULL,
+    source_id bigint NOT NULL,
+    commit_time_us bigint NOT NULL,
+    parked_us bigint NOT NULL,
+    sqlstate text NOT NULL,
+    error text NOT NULL,
+    behind bigint[] NOT NULL,
+    batch bytea NOT NULL,
+    published boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (stream, generation, position)
+);
+"""
+_INSERT = (
+    "INSERT INTO headrace.parked VALUES (%s, %s, %s, %s, %s, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint,"
+    " %s, %s, %s, %s)"
+)
+_SELECT = (
+    "SELECT stream, generation, position, source_id, commit_time_us, parked_us, sqlstate, error, behind, batch"
+    " FROM headrace.parked WHERE stream = %s"
+)
+# `abs` of it is still the epoch: what was applied in a closed epoch is there, and the watermark may pass it.
+_CLOSE = "UPDATE headrace.incarnation SET epoch = -epoch WHERE stream = %s AND epoch > 0"
+
+
+def insert_letters(conn: psycopg.Connection, stream: str, parked: Sequence[Parked]) -> None:
+    """Enter parked transactions, inside the caller's transaction."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            _INSERT,
+            [
+                (stream, each.batch.generation, each.batch.last_position, each.batch.source_ids[0],
+                 each.batch.commit_times_us[0], each.sqlstate, each.error, list(each.behind), encode_batch(each.batch))
+                for each in parked
+            ],
+        )  # fmt: skip
+
+
+def close_epoch(conn: psycopg.Connection, stream: str) -> None:
+    """Admit nothing more in the present epoch: units planned in it don't know what is parked now.
+
+    Inside the caller's transaction. The next takeover begins another epoch.
+    """
+    conn.execute(_CLOSE, [stream])
+
+
+def read_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:
+    """All letters of the stream, in order; none in a target without a ledger."""
+    if not _exists(conn):
+        return []
+    rows = conn.execute(f"{_SELECT} ORDER BY generation, position", [stream]).fetchall()
+    return [DeadLetter(*row) for row in rows]
+
+
+def unpublished_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:
+    """The next letters that the topic may not have yet."""
+    if not _exists(conn):
+        return []
+    query = f"{_SELECT} AND NOT published ORDER BY generation, position LIMIT {LETTERS_AT_ONCE_MAX}"
+    return [DeadLetter(*row) for row in conn.execute(query.encode(), [stream])]
+
+
+def mark_published(conn: psycopg.Connection, letters: Sequence[DeadLetter]) -> None:
+    """Note that the topic has them."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE headrace.parked SET published = true WHERE stream = %s AND generation = %s AND position = %s",
+            [(letter.stream, letter.generation, letter.position) for letter in letters],
+        )
+
+
+def _exists(conn: psycopg.Connection) -> bool:
+    row = conn.execute("SELECT to_regclass('headrace.parked')").fetchone()
+    return row is not None and row[0] is not None
