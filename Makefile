@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.setup-stamp
+# Each worker starts servers of its own.
+TEST_WORKERS ?= 2
 # uv from PATH, or else from PyPI into .uv.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
@@ -23,7 +25,7 @@ demo: setup ## Replicate a live workload between two embedded PostgreSQL servers
 	$(VENV)/bin/headrace demo
 
 test: setup check ## Run the checks, then every test
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal
 
 check: setup ## Lint, format check, types, direction of imports
 	$(VENV)/bin/ruff check .

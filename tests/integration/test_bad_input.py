@@ -21,7 +21,7 @@ from tests.support.topics import end_offset, read_topic, write_topic
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
-BETWEEN = 60  # transfers that reach the target between two faults
+BETWEEN = 40  # transfers that reach the target between two faults
 
 
 # ---- records -----------------------------------------------------------------------------------
