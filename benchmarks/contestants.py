@@ -23,6 +23,7 @@ name = "{name}"
 dsn = "{source}"
 tables = ["{pattern}"]
 snapshot = "never"
+batch_transactions_max = {window}
 [streams.target]
 dsn = "{target}"
 lanes = {lanes}
@@ -30,7 +31,7 @@ synchronous_commit = "{sync}"
 session_replication_role = "{role}"
 merge_transactions_max = {merge}
 """
-MERGE = 4000  # the configuration's default
+MERGE, WINDOW = 4000, 1000  # the configuration's defaults
 ASSIGNED_S = 6.0  # until the consumer groups of a new pipeline have settled
 
 
@@ -72,13 +73,11 @@ class Contestant:
             if check.differences:
                 raise RuntimeError(f"{self.name}: {check.table} differs in {check.differences} rows")
 
-    def _time(
-        self, done: Callable[[], int], backends: Callable[[], dict[str, list[int]]], roles: Roles | None
-    ) -> Drained:
+    def _time(self, done: Callable[[], int], roles: Roles | None) -> Drained:
         """Time from the first to the last applied transaction: start-up is left out."""
         total = self.backlog.transactions
         wait_for("first transaction", lambda: done() > 0, roles)
-        pids = backends()
+        pids = self.backends()
         first, start_s = done(), time.monotonic()
         before = {who: sum(map(cpu_seconds, found)) for who, found in pids.items()}
         wait_for(f"{total} transactions", lambda: done() >= total, roles)
@@ -86,6 +85,14 @@ class Contestant:
         moved = total - first
         cpu = {who: (sum(map(cpu_seconds, found)) - before[who]) * 1e6 / moved for who, found in pids.items()}
         return Drained(moved / elapsed_s, cpu)
+
+    def backends(self) -> dict[str, list[int]]:
+        """Process ids by role."""
+        raise NotImplementedError
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time so far by role."""
+        return {who: sum(map(cpu_seconds, found)) for who, found in self.backends().items()}
 
     def _pids(self, server_query: str, *, on_source: bool) -> list[int]:
         server = self.bench.source if on_source else self.bench.target
@@ -99,14 +106,14 @@ class Headrace(Contestant):
 
     def __init__(
         self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog, *, lanes: int = 1,
-        merge: int = MERGE, target_dsn: str | None = None,
+        merge: int = MERGE, window: int = WINDOW, target_dsn: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(bench, load, name, sync, backlog)
         config = bench.directory / f"{name}.toml"
         config.write_text(CONFIG.format(
             kafka=bench.kafka.bootstrap_servers, name=name, source=bench.source.dsn(),
             target=target_dsn or bench.target.dsn(name), lanes=lanes, sync=sync, pattern=load.pattern,
-            role="origin" if load.enforced else "replica", merge=merge,
+            role="origin" if load.enforced else "replica", merge=merge, window=window,
         ))  # fmt: skip
         self.roles = Roles(config, {})
         self.roles.start("capture")
@@ -115,22 +122,38 @@ class Headrace(Contestant):
         time.sleep(2)
         self.roles.stop()
 
-    def start_target_side(self) -> None:
+    def start_target_side(self, assigned_s: float = ASSIGNED_S) -> None:
         """Start planner and lanes and wait until they are ready."""
         self.roles.start("plan", "apply")
         exists = "SELECT to_regclass('headrace.lane') IS NOT NULL"
         wait_for("planner", lambda: bool(self.bench.sql(self.bench.target, exists, self.name)[0][0]), self.roles)
-        time.sleep(ASSIGNED_S)
+        time.sleep(assigned_s)
+
+    def start(self) -> None:
+        """Start all roles; the capture last, when the others are ready."""
+        self.start_target_side()
+        self.roles.start("capture")
+
+    def wait(self) -> None:
+        """Wait until the backlog is applied."""
+        wait_for("the backlog", lambda: self.applied() >= self.backlog.transactions, self.roles)
+
+    def stop(self) -> None:
+        """Stop all roles."""
+        self.roles.stop()
 
     def drain(self) -> Drained:
         """Drain the backlog, verify, stop."""
-        self.start_target_side()
-        self.roles.start("capture")
-        result = self._time(self.applied, self.backends, self.roles)
-        self.roles.stop()
+        self.start()
+        result = self.time()
+        self.stop()
         self.check()
         self.drop()
         return result
+
+    def time(self) -> Drained:
+        """Time the backlog from its first to its last applied transaction."""
+        return self._time(self.applied, self.roles)
 
     def applied(self) -> int:
         """Source transactions that the target has committed."""
@@ -181,6 +204,18 @@ class Native(Contestant):
         """Enable the subscription."""
         self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {self.name} ENABLE", self.name)
 
+    def stop(self) -> None:
+        """Disable the subscription."""
+        self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {self.name} DISABLE", self.name)
+
+    def backends(self) -> dict[str, list[int]]:
+        """Process ids by role."""
+        walsender = f"SELECT pid FROM pg_stat_replication WHERE application_name = '{self.name}'"
+        worker = f"SELECT pid FROM pg_stat_subscription WHERE subname = '{self.name}' AND pid IS NOT NULL"
+        return {
+            "walsender": self._pids(walsender, on_source=True), "target": self._pids(worker, on_source=False),
+        }  # fmt: skip
+
     def drain(self) -> Drained:
         """Drain the backlog, verify, stop."""
         slot = f"SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{self.name}'"
@@ -196,22 +231,15 @@ class Native(Contestant):
                 return self.backlog.transactions
             return max(0, int((lsn - start) / (self.backlog.end - start) * (self.backlog.transactions - 1)))
 
-        def backends() -> dict[str, list[int]]:
-            walsender = f"SELECT pid FROM pg_stat_replication WHERE application_name = '{self.name}'"
-            worker = f"SELECT pid FROM pg_stat_subscription WHERE subname = '{self.name}' AND pid IS NOT NULL"
-            return {
-                "walsender": self._pids(walsender, on_source=True), "target": self._pids(worker, on_source=False),
-            }  # fmt: skip
-
         self.start()
-        result = self._time(done, backends, None)
+        result = self._time(done, None)
+        self.stop()
         self.check()
         self.drop()
         return result
 
     def drop(self) -> None:
         """Drop subscription, target, slot and publications."""
-        self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {self.name} DISABLE", self.name)
         self.bench.sql(self.bench.target, f"ALTER SUBSCRIPTION {self.name} SET (slot_name = NONE)", self.name)
         self.bench.sql(self.bench.target, f"DROP SUBSCRIPTION {self.name}", self.name)
         self.bench.drop_slot(self.name)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
-from benchmarks import drain
+from benchmarks import baseline, drain, growth, latency, memory, network, scheduling
 from benchmarks.store import Run, Sample
 
 
@@ -29,4 +29,8 @@ class Benchmark(Protocol):
         """Write charts; return their names."""
 
 
-BENCHMARKS: dict[str, Benchmark] = {"drain": cast(Benchmark, drain)}
+_MODULES = {
+    "drain": drain, "baseline": baseline, "latency": latency, "network": network, "scheduling": scheduling,
+    "memory": memory, "growth": growth,
+}  # fmt: skip
+BENCHMARKS: dict[str, Benchmark] = {name: cast(Benchmark, module) for name, module in _MODULES.items()}

@@ -55,13 +55,17 @@ class Servers:
 
 
 @contextmanager
-def servers(target_settings: Mapping[str, str] | None = None) -> Iterator[Servers]:
+def servers(
+    target_settings: Mapping[str, str] | None = None, source_settings: Mapping[str, str] | None = None
+) -> Iterator[Servers]:
     """Start the servers in a temporary directory; stop and remove them at the end."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         directory.chmod(0o755)
         kafka = stack.enter_context(EmbeddedKafka(directory / "kafka"))
-        source = stack.enter_context(EmbeddedPostgres(directory / "source", settings=SOURCE))
+        source = stack.enter_context(
+            EmbeddedPostgres(directory / "source", settings={**SOURCE, **(source_settings or {})})
+        )
         target = stack.enter_context(
             EmbeddedPostgres(directory / "target", settings={**TARGET, **(target_settings or {})})
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks import store
-from benchmarks.store import Option, ratios, samples, spread, values
+from benchmarks.store import Option, Sample, ratios, samples, spread, values
 
 NOT_MEASURED = "not measured"
 
@@ -47,7 +47,102 @@ def _drain(sync: str, load: str = "tpcb", *, slow: bool = False) -> Callable[[],
     return figures
 
 
+def _rows_at_once(sync: str) -> Callable[[], Figures]:
+    def figures() -> Figures:
+        found = samples(store.load("baseline"), lambda options: not options["lanes_only"])
+        return _against(found, f"Headrace, {sync}", f"row by row, {sync}", "tps", "{:,.0f} TPS")
+
+    return figures
+
+
+def _against(found: list[Sample], ours: str, base: str, metric: str, form: str) -> Figures:
+    ratio = ratios(found, ours, base, metric)
+    if not ratio:
+        return Figures()
+    before, after = (median(values(found, case, metric)) for case in (base, ours))
+    return Figures(form.format(before), form.format(after), spread(ratio, ".2f"))
+
+
+def _slowest_stage() -> Figures:
+    """CPU of the busiest process: what limits the rate when each has a core of its own."""
+    found = samples(store.load("drain"), lambda options: options["load"] == "tpcb" and not options["slow_fsync"])
+    cases = {case: _busiest(found, f"{case}, asynchronous") for case in ("native", "Headrace")}
+    if not all(cases.values()):
+        return Figures()
+    ratio = [cases["native"][seed] / us for seed, us in cases["Headrace"].items() if seed in cases["native"]]
+    before, after = (f"{median(cases[case].values()):.1f} µs" for case in cases)
+    return Figures(before, after, spread(ratio, ".2f"))
+
+
+def _busiest(found: list[Sample], case: str) -> dict[int, float]:
+    return {
+        sample.seed: max(us for name, us in sample.metrics.items() if name.startswith("cpu_us "))
+        for sample in found
+        if sample.case == case
+    }
+
+
+def _latency(rate: int) -> Callable[[], Figures]:
+    def figures() -> Figures:
+        found = samples(store.load("latency"))
+        base, ours = (spread(values(found, f"{who}, {rate} TPS", "p99 ms"), ".1f") for who in ("native", "Headrace"))
+        return Figures(f"native {base} ms", f"{ours} ms", "") if ours != NOT_MEASURED else Figures()
+
+    return figures
+
+
+def _network(case: str) -> Callable[[], Figures]:
+    def figures() -> Figures:
+        found = samples(store.load("network"))
+        return _against(found, "Headrace, changes and units", case, "bytes a row", "{:.1f} bytes a row")
+
+    return figures
+
+
+def _lanes() -> Figures:
+    found = samples(store.load("baseline"), lambda options: bool(options["lanes_only"]))
+    return _against(found, "8 lanes", "1 lanes", "tps", "{:,.0f} TPS")
+
+
+def _skew(rival: str) -> Callable[[], Figures]:
+    def figures() -> Figures:
+        name = "skewed, heavy tail, 300 µs a commit: "
+        return _against(samples(store.load("scheduling")), name + "Headrace", name + rival, "speed-up", "{:.2f}")
+
+    return figures
+
+
+def _memory() -> Figures:
+    found = [sample for sample in samples(store.load("memory")) if not sample.case.startswith("steady")]
+    peaks = [max(sample.metrics.values()) for sample in found]
+    return Figures("", f"{spread(peaks, '.0f')} MiB", "") if peaks else Figures()
+
+
+def _growth() -> Figures:
+    found = samples(store.load("growth"))
+    if not found:
+        return Figures()
+    parts = []
+    for what in ("tables", "rows", "lanes"):
+        costs = [
+            sum(us for name, us in sample.metrics.items() if name.startswith("cpu_us "))
+            for sample in found
+            if sample.case.endswith(what)
+        ]
+        if costs:
+            parts.append(f"{what} {max(costs) / min(costs):.1f}x")
+    return Figures("", "CPU a transaction, dearest size to cheapest: " + ", ".join(parts), "")
+
+
 TARGETS = (
+    Target(
+        "apply throughput, durable", "one prepared statement a row, one commit a transaction, pipelined",
+        "3x, moonshot 10x", "make bench-baseline", _rows_at_once("durable"),
+    ),
+    Target(
+        "apply throughput, asynchronous", "the same", "3x, moonshot 10x", "make bench-baseline",
+        _rows_at_once("asynchronous"),
+    ),
     Target(
         "end to end, durable: drain of a TPC-B backlog", "native logical replication, synchronous_commit = on",
         "4x, moonshot 6x", "make bench-drain", _drain("durable"),
@@ -56,6 +151,40 @@ TARGETS = (
         "end to end, asynchronous, all on two shared cores", "native, synchronous_commit = off, streaming = parallel",
         "1.0x, moonshot 1.25x", "make bench-drain", _drain("asynchronous"),
     ),
+    Target(
+        "every role on its own cores: CPU a transaction of the busiest process", "native's busiest (its apply worker)",
+        "1.5x, moonshot 2.5x with lanes", "make bench-drain", _slowest_stage,
+    ),
+    Target("drain against Debezium and the JDBC sink", "best tuning", "8x, moonshot 15x", "", Figures),
+    Target(
+        "p99 of commit to commit at 500 TPS, open loop", "native, for comparison", "under 25 ms, moonshot 10 ms",
+        "make bench-latency", _latency(500),
+    ),
+    Target(
+        "bytes on the broker, changes and units", "the same rows as Debezium-style JSON", "0.70x, moonshot 0.15x",
+        "make bench-network", _network("JSON a row"),
+    ),
+    Target(
+        "bytes on the broker, changes and units", "the same as Avro, a record a row, uncompressed", "0.70x",
+        "make bench-network", _network("Avro a row"),
+    ),
+    Target(
+        "lanes: 8 against 1, target 2 ms away", "one lane", "near 8x",
+        "make bench-baseline ARGS='--lanes-only --load accounts'", _lanes,
+    ),
+    Target(
+        "makespan, Zipf 0.99, heavy tail (simulated)", "level barriers", "1.5x, moonshot 2.3x",
+        "make bench-scheduling", _skew("level barriers"),
+    ),
+    Target(
+        "makespan, Zipf 0.99, heavy tail (simulated)", "key-hash partitions", "1.5x, moonshot 2.3x",
+        "make bench-scheduling", _skew("key-hash partitions"),
+    ),
+    Target(
+        "memory: a transaction of 1,000,000 rows among small ones", "", "under 300 MB, moonshot 150 MB",
+        "make bench-memory", _memory,
+    ),
+    Target("growth by tables, rows, lanes", "", "flat cost a transaction", "make bench-growth", _growth),
 )  # fmt: skip
 
 

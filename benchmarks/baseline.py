@@ -1,0 +1,186 @@
+"""Apply from a filled changes topic: Headrace beside one statement a row and one commit a transaction.
+
+The capture runs first and ends, so that only the target side is timed, from the first to the last applied
+transaction. With `--lanes-only`: Headrace with 1..16 lanes and a target behind a network of 2 ms round trip,
+at most 100 source transactions a commit (merging more would hide the delay, and with it the lanes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from benchmarks import chart
+from benchmarks.contestants import Backlog, Contestant, Headrace
+from benchmarks.drain import SYNC_TITLES, fill, prepare_template
+from benchmarks.loads import LOADS, Load
+from benchmarks.servers import Servers, servers, wait_for
+from benchmarks.store import Run, Sample, ratios, samples, spread, values
+from connectors.postgres.replication import lsn_text
+
+TITLE = "Apply against one statement a row"
+LANES = (1, 2, 4, 8, 16)
+DELAY_MS = 1.0  # each way
+BOUNDED = 100  # transactions a commit, where lanes are compared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--load", default="tpcb", choices=LOADS)
+    parser.add_argument("--transactions", type=int, default=50_000)
+    parser.add_argument("--lanes-only", action="store_true", help="compare lane counts, target 2 ms away")
+
+
+def run(given: argparse.Namespace) -> Iterator[Sample]:
+    """Yield a sample a contestant and repetition."""
+    load = LOADS[given.load]
+    with servers() as bench:
+        prepare_template(bench, load)
+        for seed in range(given.first_seed, given.first_seed + given.repetitions):
+            load.initialise(bench, bench.source, "postgres")
+            if given.lanes_only:
+                yield from _lanes(bench, load, given.transactions, seed)
+            else:
+                for sync in SYNC_TITLES:
+                    yield from _pair(bench, load, given.transactions, seed, sync)
+
+
+def _pair(bench: Servers, load: Load, transactions: int, seed: int, sync: str) -> Iterator[Sample]:
+    backlog = Backlog()
+    ours = Headrace(bench, load, f"hr{seed}_{sync}", sync, backlog)
+    fill(bench, load, backlog, transactions, seed)
+    _capture(bench, ours)
+    rowwise = Rowwise(bench, load, f"row{seed}_{sync}", sync, backlog, f"bench_{ours.name}.changes")
+    yield Sample(f"row by row, {SYNC_TITLES[sync]}", seed, rowwise.drain())
+    yield Sample(f"Headrace, {SYNC_TITLES[sync]}", seed, _apply(ours))
+
+
+def _lanes(bench: Servers, load: Load, transactions: int, seed: int) -> Iterator[Sample]:
+    command = [sys.executable, "-m", "benchmarks.proxy", str(bench.target.port), str(DELAY_MS)]
+    proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        port = proxy.stdout.readline().strip() if proxy.stdout is not None else ""
+        backlog = Backlog()
+        contestants = []
+        for lanes in LANES:
+            name = f"hr{seed}_{lanes}"
+            dsn = make_conninfo(bench.target.dsn(name), port=port)
+            contestants.append(
+                Headrace(bench, load, name, "off", backlog, lanes=lanes, merge=BOUNDED, window=BOUNDED, target_dsn=dsn)
+            )
+        fill(bench, load, backlog, transactions, seed)
+        for lanes, contestant in zip(LANES, contestants, strict=True):
+            _capture(bench, contestant)
+            yield Sample(f"{lanes} lanes", seed, _apply(contestant))
+    finally:
+        proxy.kill()
+        proxy.wait()
+
+
+def _capture(bench: Servers, ours: Headrace) -> None:
+    """Fill the changes topic with the whole backlog."""
+    ours.roles.start("capture")
+    end = lsn_text(ours.backlog.end)
+    done = (
+        f"SELECT FROM pg_replication_slots WHERE slot_name = 'headrace_{ours.name}' AND confirmed_flush_lsn > '{end}'"
+    )
+    wait_for("the capture", lambda: bool(bench.sql(bench.source, done)), ours.roles)
+    ours.roles.stop()
+
+
+def _apply(ours: Headrace) -> dict[str, float]:
+    """Time the target side; the clock starts with the first applied transaction."""
+    ours.start_target_side(assigned_s=0)
+    drained = ours.time()
+    ours.stop()
+    ours.check()
+    ours.drop()
+    return drained.metrics()
+
+
+class Rowwise(Contestant):
+    """`benchmarks.rowwise` on another target."""
+
+    def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog, topic: str) -> None:
+        super().__init__(bench, load, name, sync, backlog)
+        self._topic = topic
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def drain(self) -> dict[str, float]:
+        """Apply the topic, verify, stop."""
+        dsn = self.bench.target.dsn(self.name)
+        arguments = [self.bench.kafka.bootstrap_servers, self._topic, dsn, self.sync]
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.rowwise", *arguments])
+        try:
+            drained = self._time(self._applied, None)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        self.check()
+        self.bench.sql(self.bench.target, f"DROP DATABASE {self.name} WITH (FORCE)")
+        return drained.metrics()
+
+    def _applied(self) -> int:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError("benchmarks.rowwise has ended")
+        try:
+            return int(
+                str(self.bench.sql(self.bench.target, "SELECT transactions FROM bench_progress", self.name)[0][0])
+            )
+        except (psycopg.errors.UndefinedTable, IndexError):
+            return 0
+
+    def backends(self) -> dict[str, list[int]]:
+        """Process ids by role."""
+        lane = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bench rowwise'"
+        pid = self._process.pid if self._process is not None else 0
+        return {"apply": [pid], "target": self._pids(lane, on_source=False)}
+
+
+# -- the section of RESULTS.md ---------------------------------------------------------------------
+
+
+def section(runs: Sequence[Run]) -> str:
+    """The section's text."""
+    lines: list[str] = []
+    for load in dict.fromkeys(str(run.options["load"]) for run in runs if not run.options["lanes_only"]):
+        pairs = [run for run in runs if run.options["load"] == load and not run.options["lanes_only"]]
+        found = samples(pairs)
+        lines += [
+            f"### {LOADS[load].title}, from a filled topic", "", "`make bench-baseline`", "",
+            "| contestant | TPS, median (range) | ratio, median (range) |", "|---|---|---|",
+        ]  # fmt: skip
+        for sync in SYNC_TITLES.values():
+            base = f"row by row, {sync}"
+            lines.append(f"| {base} | {spread(values(found, base, 'tps'))} | 1 |")
+            ratio = spread(ratios(found, f"Headrace, {sync}", base, "tps"), ".2f")
+            lines.append(f"| Headrace, {sync} | {spread(values(found, f'Headrace, {sync}', 'tps'))} | {ratio} |")
+        lines.append("")
+    found = samples(runs, lambda options: bool(options["lanes_only"]))
+    if found:
+        lines += [
+            "### Lanes, target 2 ms away", "",
+            f"At most {BOUNDED} transactions a commit. `make bench-baseline ARGS='--lanes-only --load accounts'`", "",
+            "| lanes | TPS, median (range) | ratio to one lane |", "|---|---|---|",
+        ]  # fmt: skip
+        for lanes in LANES:
+            case = f"{lanes} lanes"
+            ratio = spread(ratios(found, case, "1 lanes", "tps"), ".2f")
+            lines.append(f"| {lanes} | {spread(values(found, case, 'tps'))} | {ratio} |")
+    return "\n".join(lines)
+
+
+def charts(runs: Sequence[Run]) -> list[str]:
+    """Write the section's chart; return its name."""
+    found = samples(runs, lambda options: bool(options["lanes_only"]))
+    if not found:
+        return []
+    series = {"TPS": [round(median(values(found, f"{lanes} lanes", "tps"))) for lanes in LANES]}
+    chart.bars("lanes", "Lanes, target 2 ms away, transactions a second", [str(lanes) for lanes in LANES], series)
+    return ["lanes"]

@@ -1,0 +1,187 @@
+"""Commit on the source to commit on the target, under an open load of a fixed rate, beside native replication.
+
+pgbench starts transactions by a clock (Poisson), whether earlier ones have ended or not. The source's own
+commit timestamps say when a transaction committed; on the target a deferred trigger writes the time at
+which the commit begins, for both contestants alike. "From schedule" counts from the moment at which the
+transaction should have begun on the source, so a stalled source hides nothing (coordinated omission).
+Target commits are asynchronous, native's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import mean, median, pvariance
+
+from benchmarks import chart
+from benchmarks.contestants import Backlog, Headrace, Native
+from benchmarks.loads import TICKS
+from benchmarks.servers import Servers, servers, wait_for
+from benchmarks.store import Run, Sample, samples, spread, values
+
+TITLE = "Latency"
+CLIENTS = 8
+WARM_S = 3
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_NOTE = (
+    "CREATE TABLE bench_seen (id bigint, at timestamptz)",
+    (
+        "CREATE FUNCTION bench_note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO bench_seen VALUES (NEW.id, clock_timestamp()); RETURN NULL; END $$"
+    ),
+    (
+        "CREATE CONSTRAINT TRIGGER bench_note AFTER INSERT ON pgbench_ticks DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION bench_note()"
+    ),
+    "ALTER TABLE pgbench_ticks ENABLE ALWAYS TRIGGER bench_note",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--rates", default="100,500,2000", help="transactions a second, separated by commas")
+    parser.add_argument("--seconds", type=int, default=20, help="of load at each rate")
+    parser.add_argument("--lanes", type=int, default=1, help="apply lanes of Headrace")
+
+
+def run(given: argparse.Namespace) -> Iterator[Sample]:
+    """Yield a sample a contestant, rate and repetition."""
+    with servers(source_settings={"track_commit_timestamp": "on", "synchronous_commit": "off"}) as bench:
+        bench.sql(bench.target, "CREATE DATABASE bench_empty")
+        TICKS.initialise(bench, bench.target, "bench_empty")
+        for statement in _NOTE:
+            bench.sql(bench.target, statement, "bench_empty")
+        for seed in range(given.first_seed, given.first_seed + given.repetitions):
+            yield from _repetition(bench, given, seed)
+
+
+def _repetition(bench: Servers, given: argparse.Namespace, seed: int) -> Iterator[Sample]:
+    rates = [int(rate) for rate in given.rates.split(",")]
+    for who in ("native", "Headrace"):
+        TICKS.initialise(bench, bench.source, "postgres")
+        name = f"{'native' if who == 'native' else 'hr'}{seed}"
+        if who == "native":
+            contestant: Native | Headrace = Native(bench, TICKS, name, "off", Backlog())
+        else:
+            contestant = Headrace(bench, TICKS, name, "off", Backlog(), lanes=given.lanes)
+        contestant.start()
+        _load(bench, 200, WARM_S, seed)
+        _wait_until_equal(bench, contestant)
+        for rate in rates:
+            yield Sample(f"{who}, {rate} TPS", seed, _measure(bench, contestant, rate, given.seconds, seed))
+        contestant.stop()
+        contestant.check()
+        contestant.drop()
+
+
+def _load(bench: Servers, rate: int, seconds: int, seed: int) -> None:
+    for old in bench.directory.glob("ticks.log*"):
+        old.unlink()
+    bench.pgbench(
+        bench.source, "-n", "-c", str(CLIENTS), "-T", str(seconds), "-R", str(rate), "--random-seed", str(seed),
+        "-l", f"--log-prefix={bench.directory / 'ticks.log'}", *TICKS.script_arguments(bench.directory),
+    )  # fmt: skip
+
+
+def _wait_until_equal(bench: Servers, contestant: Native | Headrace) -> None:
+    query = "SELECT coalesce(max(id), 0), count(*) FROM pgbench_ticks"
+    wanted = bench.sql(bench.source, query)
+    wait_for("the last tick", lambda: bench.sql(bench.target, query, contestant.name) == wanted)
+
+
+def _measure(bench: Servers, contestant: Native | Headrace, rate: int, seconds: int, seed: int) -> dict[str, float]:
+    first = int(str(bench.sql(bench.source, "SELECT coalesce(max(id), 0) FROM pgbench_ticks")[0][0]))
+    cpu = contestant.cpu_seconds()
+    started_s = time.monotonic()
+    _load(bench, rate, seconds, seed)
+    lasted_s = time.monotonic() - started_s
+    busy = {who: (after - cpu.get(who, 0.0)) / lasted_s for who, after in contestant.cpu_seconds().items()}
+    _wait_until_equal(bench, contestant)
+    notes = bench.sql(bench.target, f"SELECT id, at FROM bench_seen WHERE id > {first}", contestant.name)
+    seen = {row[0]: row[1] for row in notes}
+    rows = bench.sql(
+        bench.source,
+        f"SELECT id, client, pg_xact_commit_timestamp(xmin) FROM pgbench_ticks WHERE id > {first} ORDER BY id",
+    )
+    scheduled = _schedules(bench)
+    commit: list[float] = []
+    schedule: list[float] = []
+    for number, client, committed in rows:
+        at = seen[number]
+        commit.append(_ms(at) - _ms(committed))
+        schedule.append(_ms(at) - scheduled[int(str(client))].pop(0))
+    return {
+        "transactions": float(len(commit)), **_figures("", commit), **_figures("schedule ", schedule),
+        **{f"cores {who}": share for who, share in busy.items()},
+    }  # fmt: skip
+
+
+def _ms(at: object) -> float:
+    if not isinstance(at, datetime.datetime):
+        raise TypeError(f"{at!r} is no timestamp")
+    return at.timestamp() * 1000
+
+
+def _schedules(bench: Servers) -> dict[int, list[float]]:
+    """Client -> when each of its transactions should have begun, in order, milliseconds since 1970."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for path in bench.directory.glob("ticks.log*"):
+        for line in path.read_text().splitlines():
+            client, _, latency_us, _, second, us, *_ = line.split()
+            found[int(client)].append(int(second) * 1000 + (int(us) - int(latency_us)) / 1000)
+    return found
+
+
+def _figures(prefix: str, found_ms: list[float]) -> dict[str, float]:
+    ordered = sorted(found_ms)
+    quantiles = {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in QUANTILES.items()}
+    moments = {"mean": mean(ordered), "variance": pvariance(ordered), "max": ordered[-1]}
+    return {f"{prefix}{name} ms": value for name, value in {**quantiles, **moments}.items()}
+
+
+# -- the section of RESULTS.md ---------------------------------------------------------------------
+
+
+def section(runs: Sequence[Run]) -> str:
+    """The section's text."""
+    found = samples(runs)
+    seconds = sorted({str(run.options["seconds"]) for run in runs})
+    lines = [
+        (f"Milliseconds; median over the repetitions, with the range for p99. {' or '.join(seconds)} s of load at each "
+        "rate; native and Headrace one after the other. `make bench-latency`"), "",
+        "| rate | contestant | p50 | p95 | p99 (range) | p99.9 | mean | variance | p99 from schedule |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for rate in _rates(found):
+        for who in ("native", "Headrace"):
+            case = f"{who}, {rate} TPS"
+            if not values(found, case, "p50 ms"):
+                continue
+            p99 = spread(values(found, case, "p99 ms"), ".2f")
+            mid = {name: median(values(found, case, f"{name} ms")) for name in (*QUANTILES, "mean", "variance")}
+            lines.append(
+                f"| {rate} | {who} | {mid['p50']:.2f} | {mid['p95']:.2f} | {p99} "
+                f"| {mid['p99.9']:.2f} | {mid['mean']:.2f} | {mid['variance']:.2f} "
+                f"| {spread(values(found, case, 'schedule p99 ms'), '.2f')} |"
+            )
+    return "\n".join(lines)
+
+
+def _rates(found: Sequence[Sample]) -> list[int]:
+    return sorted({int(sample.case.split(", ")[1].split()[0]) for sample in found})
+
+
+def charts(runs: Sequence[Run]) -> list[str]:
+    """Write the section's chart; return its name."""
+    found = samples(runs)
+    rates = _rates(found)
+    series: dict[str, list[float | None]] = {}
+    for who in ("native", "Headrace"):
+        for quantile in ("p50", "p99"):
+            numbers = [values(found, f"{who}, {rate} TPS", f"{quantile} ms") for rate in rates]
+            series[f"{who} {quantile}"] = [round(median(each), 2) if each else None for each in numbers]
+    chart.bars("latency", "Commit to commit, milliseconds", [f"{rate} TPS" for rate in rates], series)
+    return ["latency"]
