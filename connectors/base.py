@@ -6,16 +6,17 @@ A new database is one folder with a `CONNECTOR` object and one entry-point line 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from pipeline.catalogue import Catalogue
-from pipeline.errors import ConfigError
+from pipeline.cache.stream_cache import TargetView
+from pipeline.catalogue import Catalogue, TableName
+from pipeline.errors import ConfigError, HeadraceError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.planner import Restart
-from schemas.change_batch import ChangeBatch
+from schemas.change_batch import ChangeBatch, Relation
 from schemas.dead_letter import DeadLetter
 
 
@@ -168,6 +169,10 @@ class RefusedError(Exception):
         self.sqlstate = sqlstate
 
 
+class KeyTextError(HeadraceError):
+    """A key in a request names no table or does not fit its key columns."""
+
+
 class LaneTarget(Protocol):
     """One lane's connection to the target. Used by one thread; keeps no state that matters."""
 
@@ -312,6 +317,44 @@ class DeadLetters(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RowRead:
+    """A row of the target (None: there is none) and the ledger in the same snapshot.
+
+    `cacheable`: the row's bytes are what the source would have logged.
+    """
+
+    view: TargetView
+    relation: Relation
+    row: bytes | None
+    cacheable: bool
+
+
+class TargetRows(Protocol):
+    """Single rows of a target, for a cache. One connection, used by one thread at a time."""
+
+    def tables(self) -> list[Relation]:
+        """The tables that have a primary key, with the columns that a source of the same types logs."""
+
+    def view(self) -> tuple[TargetView, int]:
+        """What is applied, and the offset in `changes` that goes with the watermark. Raises RetriableError."""
+
+    def read(self, table: TableName, key: Sequence[str], relation: Relation | None) -> RowRead:
+        """Read a row by the texts of its key; `relation` is the source's, where known.
+
+        Raises KeyTextError, RetriableError.
+        """
+
+    def encode_key(self, key: Sequence[str], relation: Relation) -> bytes:
+        """The bytes that the source logs for a key. Raises KeyTextError."""
+
+    def decode_row(self, relation: Relation, row: bytes) -> Mapping[str, object]:
+        """A row as values that JSON knows."""
+
+    def close(self) -> None:
+        """Drop the connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connector:
     """The parts of one database. Each maker takes the stream's name first."""
 
@@ -322,6 +365,7 @@ class Connector:
     lane_target: Callable[[str, int, TargetSettings], LaneTarget] | None = None
     target_admin: Callable[[str, TargetSettings], TargetAdmin] | None = None
     dead_letters: Callable[[str, TargetSettings], DeadLetters] | None = None
+    rows: Callable[[str, TargetSettings], TargetRows] | None = None
     verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
     position_text: Callable[[int, int], str] | None = None  # of (generation, position), as the database writes it
 

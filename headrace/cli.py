@@ -68,6 +68,18 @@ def monitor(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
 
 
 @app.command(rich_help_panel=ROLES)
+def cache(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Keep rows of the cached tables and serve them over HTTP."""
+    raise typer.Exit(run_role("cache", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def fusion(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Keep the newest version of each cached block in Kafka (a Faust application)."""
+    raise typer.Exit(run_role("fusion", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
 def kafka(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
     """Run the embedded broker alone."""
     from headrace.broker import serve_broker

@@ -9,7 +9,15 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from topologies.settings import KafkaSettings, LagConfig, MonitorSettings, SourceConfig, StreamConfig, TargetConfig
+from topologies.settings import (
+    CacheSettings,
+    KafkaSettings,
+    LagConfig,
+    MonitorSettings,
+    SourceConfig,
+    StreamConfig,
+    TargetConfig,
+)
 
 _HEAD = """# Configuration
 
@@ -30,6 +38,7 @@ Connection strings may hold a password; it is never printed. A password file (`P
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[kafka]", KafkaSettings),
     ("[monitor]", MonitorSettings),
+    ("[cache]", CacheSettings),
     ("[[streams]]", StreamConfig),
     ("[streams.source]", SourceConfig),
     ("[streams.target]", TargetConfig),

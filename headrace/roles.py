@@ -1,4 +1,4 @@
-"""The roles as foreground processes: capture, plan, apply, monitor.
+"""The roles as foreground processes: capture, plan, apply, monitor, cache, fusion.
 
 **Guarantee:** a role ends with 0 on SIGTERM or SIGINT, 78 when an operator has to act, 75 when trying again
 may help, 1 for anything else; it ends when the supervisor that started it dies.
@@ -25,10 +25,11 @@ from topologies.capture import Capture
 from topologies.settings import Settings, StreamConfig
 
 if TYPE_CHECKING:
+    from topologies.fusion import FusionApp
     from topologies.planner import PlannerApp
 
 log = logging.getLogger(__name__)
-ROLES = ("capture", "plan", "apply", "monitor")
+ROLES = ("capture", "plan", "apply", "monitor", "cache", "fusion")
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_S = 60.0  # a capture that has run for so long begins again with the shortest pause
 PLAN_STOP_S = 10.0  # Faust's, which waits for a broker that is away
@@ -161,7 +162,7 @@ def _plan(settings: Settings, stop: StopFlag) -> None:
         raise planner.fatal
 
 
-async def _serve(planner: PlannerApp, stop: StopFlag) -> None:
+async def _serve(planner: PlannerApp | FusionApp, stop: StopFlag) -> None:
     """Run the Faust application without its own worker, which would take over logging and the exit code."""
     app = planner.app
     app.in_worker = True
@@ -176,7 +177,7 @@ async def _serve(planner: PlannerApp, stop: StopFlag) -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.wait(others | {start, stopping}, timeout=PLAN_STOP_S)
     if not stopping.done() and stop.is_set():
-        log.warning("not stopped after %.0f s (is the broker away?); the planner keeps no state, ending", PLAN_STOP_S)
+        log.warning("not stopped after %.0f s (is the broker away?); it keeps no state, ending", PLAN_STOP_S)
         os._exit(EX_OK)  # Faust's threads would keep the process alive
     if planner.fatal is None and not stop.is_set():
         reason = app.crash_reason or (None if start.cancelled() else start.exception())
@@ -200,6 +201,26 @@ def _monitor(settings: Settings, stop: StopFlag) -> None:
     Monitor(settings, stop.is_set).run()
 
 
+# ---- cache, fusion -----------------------------------------------------------------------------
+
+
+def _cache(settings: Settings, stop: StopFlag) -> None:
+    from topologies.cache import serve
+
+    asyncio.run(serve(settings, stop.is_set))
+
+
+def _fusion(settings: Settings, stop: StopFlag) -> None:
+    from topologies.fusion import create
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    fusion = create(settings)
+    loop.run_until_complete(_serve(fusion, stop))
+    if fusion.fatal is not None:
+        raise fusion.fatal
+
+
 _MAIN: dict[str, Callable[[Settings, StopFlag], None]] = {
-    "capture": _capture, "plan": _plan, "apply": _apply, "monitor": _monitor,
+    "capture": _capture, "plan": _plan, "apply": _apply, "monitor": _monitor, "cache": _cache, "fusion": _fusion,
 }  # fmt: skip

@@ -28,7 +28,8 @@ ENV_CONFIG = "HEADRACE_CONFIG"
 ENV_PREFIX = "HEADRACE_"
 EMBEDDED = "embedded"
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
-_LISTS = ("tables", "exclude")  # comma-separated in the environment
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+_LISTS = ("tables", "exclude", "cache")  # comma-separated in the environment
 Scalar = str | int | float | bool
 
 
@@ -172,6 +173,9 @@ class StreamConfig(_Model):
     number: int | None = Field(
         None, ge=0, le=999, description="partition number in the shared topics; default: place in this file"
     )
+    cache: tuple[str, ...] = Field(
+        (), description="patterns on `schema.table` of the tables whose rows are cached (see `[cache]`)"
+    )
     source: SourceConfig
     target: TargetConfig
     lag: LagConfig = LagConfig()
@@ -192,11 +196,50 @@ class StreamConfig(_Model):
         )
 
 
+_ADDRESS = r"^[^:\s]+:\d{1,5}$"
+
+
+class CacheSettings(_Model):
+    """`[cache]`: the row cache of this node, its HTTP address and its peers."""
+
+    node: str = Field(default="local", pattern=_NAME, description="this node's name, another one on every node")
+    http: str = Field(default="127.0.0.1:8642", pattern=_ADDRESS, description="where rows are served over HTTP")
+    listen: str = Field(default="127.0.0.1:8643", pattern=_ADDRESS, description="where other nodes connect to")
+    peers: dict[str, str] = Field(
+        default_factory=dict, description='the other nodes, `name = "host:port"` of their `listen`'
+    )
+    memory_bytes_max: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="row images in memory; what was not read goes first",
+    )
+    buckets: int = Field(default=1024, ge=1, le=65536, description="blocks a table; the same on every node")
+    wait_s: float = Field(default=5.0, ge=0, le=60, description="longest wait of a read for the position it asks for")
+    token: SecretStr | None = Field(
+        default=None, description="shared secret of readers and nodes; needed for any address that is not loopback"
+    )
+    tls_cert: Path | None = Field(default=None, description="certificate of this node (PEM), for peers and HTTP")
+    tls_key: Path | None = Field(default=None, description="its private key")
+    tls_ca: Path | None = Field(default=None, description="authority that the certificates of peers must be signed by")
+
+    @model_validator(mode="after")
+    def _closed(self) -> CacheSettings:
+        hosts = {address.rpartition(":")[0] for address in (self.http, self.listen)}
+        if hosts - LOOPBACK_HOSTS and self.token is None:
+            raise ValueError("cache: an address that is not loopback needs `token`")
+        if len({self.tls_cert is None, self.tls_key is None, self.tls_ca is None}) > 1:
+            raise ValueError("cache: tls_cert, tls_key and tls_ca go together")
+        if self.node in self.peers:
+            raise ValueError(f"cache: {self.node} is this node, not a peer")
+        return self
+
+
 class Settings(_Model):
     """The whole configuration."""
 
     kafka: KafkaSettings = KafkaSettings()
     monitor: MonitorSettings = MonitorSettings()
+    cache: CacheSettings = CacheSettings()
     streams: tuple[StreamConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -209,6 +252,10 @@ class Settings(_Model):
     def numbers(self) -> dict[str, int]:
         """Stream name -> number."""
         return {s.name: i if s.number is None else s.number for i, s in enumerate(self.streams)}
+
+    def cached_streams(self) -> list[StreamConfig]:
+        """The streams that have cached tables."""
+        return [stream for stream in self.streams if stream.cache]
 
     def stream(self, name: str) -> StreamConfig:
         """The stream of that name. Raises ConfigError."""

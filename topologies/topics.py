@@ -57,6 +57,7 @@ TOPICS = (
     Topic("progress", "stream/lane", "Progress", _one, "compact", "apply", by_stream=True),
     Topic("dead-letters", "stream/position", "DeadLetter", _keyed, "delete", "apply", retention_ms=LONG_MS),
     Topic("fusion-messages", "node", "batched fusion messages", _keyed, "delete", "fusion", retention_ms=SHORT_MS),
+    Topic("fusion-updates", "block id", "FusionBlock", _keyed, "delete", "cache", retention_ms=SHORT_MS),
     Topic("fusion-blocks", "block id", "FusionBlock", _keyed, "compact", "fusion"),
     Topic("grd-accesses", "block id", "access counts", _keyed, "delete", "apply", retention_ms=SHORT_MS),
     Topic("grd-affinity", "block id", "GrdAffinity", _keyed, "compact", "affinity"),

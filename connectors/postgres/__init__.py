@@ -6,6 +6,7 @@ from connectors.postgres.dead_letters import PostgresDeadLetters
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.replication import position_text
+from connectors.postgres.rows import PostgresRows
 from connectors.postgres.source import PostgresSource
 from connectors.postgres.verify import verify_tables
 
@@ -17,6 +18,7 @@ CONNECTOR = Connector(
     lane_target=PostgresLane,
     target_admin=PostgresTargetAdmin,
     dead_letters=PostgresDeadLetters,
+    rows=PostgresRows,
     verify=verify_tables,
     position_text=position_text,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,11 +10,6 @@ from schemas.change_batch import Relation
 
 ROW_OVERHEAD_BYTES = 180  # two bytes objects and a dict entry, CPython 3.11
 BLOCK_OVERHEAD_BYTES = 600
-
-
-def bucket_of(key: bytes, buckets: int) -> int:
-    """The bucket of a key: its CRC-32 modulo the number of buckets, which any producer can compute."""
-    return zlib.crc32(key) % buckets
 
 
 def cacheable(relation: Relation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.cache.blocks import Block
-from pipeline.cache.vocabulary import BlockId
+from pipeline.directory.block import BlockId
 from schemas.change_batch import Relation
 from schemas.fusion_block import FusionBlock, decode_image, encode_image
 

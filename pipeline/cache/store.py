@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from pipeline.cache.blocks import Block
-from pipeline.cache.vocabulary import BlockId
+from pipeline.directory.block import BlockId
 
 
 class BlockStore:
@@ -48,10 +48,10 @@ class BlockStore:
         """Account for a block that has changed its size."""
         self.size_bytes += block.size_bytes - before_bytes
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._blocks.clear()
-        self.size_bytes = 0
+    def drop_stream(self, stream: str) -> None:
+        """Forget all blocks of a stream."""
+        for block_id in [block_id for block_id in self._blocks if block_id.stream == stream]:
+            self.drop(block_id)
 
     def shrink(self) -> list[BlockId]:
         """Evict until the bound is met; return what went."""

@@ -12,14 +12,15 @@ miss a change nor be ahead of the target, whoever applied it and whoever died.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
-from pipeline.cache.blocks import Block, bucket_of, cacheable, same_columns
+from pipeline.cache.blocks import Block, cacheable, same_columns
 from pipeline.cache.changes import RowChange, TableFold, section_changes, truncates
 from pipeline.cache.store import BlockStore
-from pipeline.cache.vocabulary import BlockId, Placement
 from pipeline.chain import Chain, Verdict
+from pipeline.directory.block import BlockId, bucket_of
+from pipeline.directory.placement import Placement
 from pipeline.errors import RetriableError
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation, Section
 
@@ -83,6 +84,7 @@ class StreamCache:
         self.stream = stream
         self.generation = generation
         self.visible = position
+        self.reached = position  # at or past `visible`: the source has committed nothing between the two
         self.relations: dict[TableKey, Relation] = {}
         self.refused_tables: dict[TableKey, str] = {}
         self.dirty: set[BlockId] = set()
@@ -115,7 +117,7 @@ class StreamCache:
     def offer(self, batch: ChangeBatch) -> None:
         """Take the next batch of the log. Raises StreamGapError."""
         link = self._chain.offer(batch)
-        if link.verdict is Verdict.REPEAT:
+        if link.verdict is Verdict.REPEAT and not self._is_heartbeat(batch):
             return
         if link.verdict is Verdict.RESTART:
             self._restart(batch.generation)
@@ -125,6 +127,12 @@ class StreamCache:
         size = sum(len(section.rows) + len(section.keys) for section in batch.sections)
         self._pending.append(_Pending(batch, link.first, size))
         self.pending_bytes += size
+
+    def _is_heartbeat(self, batch: ChangeBatch) -> bool:
+        """Whether a batch says that the source has nothing more up to its end."""
+        chain = self._chain
+        here = (chain.generation, chain.position) == (batch.generation, batch.previous_position)
+        return here and not batch.positions and chain.open_part < 0
 
     def see(self, view: TargetView) -> bool:
         """Fold what the target has applied; whether anything moved.
@@ -161,9 +169,8 @@ class StreamCache:
 
     def _restart(self, generation: int) -> None:
         """A new snapshot: forget all blocks and what was read of the old one."""
-        self.generation, self.visible, self._watermark, self.current = generation, 0, 0, False
-        for block_id in [block_id for block_id, _ in self._store.items() if block_id.stream == self.stream]:
-            self._store.drop(block_id)
+        self.generation, self.visible, self.reached, self._watermark, self.current = generation, 0, 0, 0, False
+        self._store.drop_stream(self.stream)
         self.dirty.clear()
         self.relations.clear()
         self._above.clear()
@@ -183,6 +190,7 @@ class StreamCache:
                 self._fold_section(section, positions, item.first)
         if batch.last_part:
             self.visible = batch.last_position
+            self.reached = max(self.visible, batch.end_position if batch.kind == "live" else 0, self.reached)
             self._above += [position for position in positions if position > watermark]
 
     def _fold_section(self, section: Section, positions: list[int], first: int) -> None:
@@ -260,7 +268,7 @@ class StreamCache:
         if block is None or not block.known(key) or not self.current:
             return None
         block.touched = True
-        return Answer(max(self.visible, block.version), block.relation, block.rows.get(key))
+        return Answer(max(self.reached, block.version), block.relation, block.rows.get(key))
 
     def fill(self, table: TableKey, key: bytes, row: bytes | None, view: TargetView) -> bool:
         """Keep a row that was read from the target in the same snapshot as `view`; whether it could be kept.
@@ -358,11 +366,18 @@ class StreamCache:
     def _forget(self, evicted: list[BlockId]) -> None:
         self.dirty.difference_update(evicted)
 
-    def remastered(self) -> Iterator[BlockId]:
-        """Give blocks the epoch of their present master; yields the blocks that another node masters."""
+    def remastered(self) -> list[BlockId]:
+        """Give blocks the epoch of their present master; returns those that another node masters now.
+
+        What this node masters is journalled anew, as its master's.
+        """
+        given = []
         for block_id, block in self._store.items():
             if block_id.stream == self.stream:
                 owner = self._placement.owner(block_id)
                 block.epoch = owner.epoch
-                if owner.node != self._node:
-                    yield block_id
+                if owner.node == self._node:
+                    self.dirty.add(block_id)
+                else:
+                    given.append(block_id)
+        return given

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.builder import BatchBuilder
-from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, bucket_of
+from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES
 from pipeline.cache.records import Stamp, block_of, record_of, stamp
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
-from pipeline.cache.vocabulary import BlockId, Owner
+from pipeline.directory.block import BlockId, Owner, bucket_of
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Relation, decode_batch, encode_batch
 from schemas.fusion_block import decode_fusion_block, encode_fusion_block
 from schemas.rows import pack_fields
@@ -245,7 +245,7 @@ class World:
         self.placement.turn += self.dice.randint(1, 2)
         self.placement.epoch += 1
         for node in self.nodes.values():
-            list(node.cache.remastered())
+            node.cache.remastered()
 
     def publish(self, name: str) -> None:
         """Journal the changed blocks that the node masters; an older record never replaces a newer one."""

@@ -58,24 +58,32 @@ class Role:
 class Rig:
     """One stream between two databases, with a topic prefix of its own.
 
-    `source` and `target` are further settings of those sections. Roles are named after what they do; a
+    `source`, `target` and `stream` are further settings of those sections. Roles are named after what they do; a
     second one of a kind has a suffix: "apply-2".
     """
 
     def __init__(
         self, directory: Path, kafka: str, source_dsn: str, target_dsn: str, *,
         source: Mapping[str, object] | None = None, target: Mapping[str, object] | None = None,
+        stream: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         self.stream = f"t{uuid.uuid4().hex[:10]}"
         self.source_dsn, self.target_dsn = source_dsn, target_dsn
         self._directory = directory
         self.config_path = directory / f"{self.stream}.toml"
         self.config_path.write_text(
-            _toml(self.stream, kafka, {"dsn": source_dsn, **(source or {})}, {"dsn": target_dsn, **(target or {})})
+            _toml(
+                self.stream,
+                kafka,
+                {"dsn": source_dsn, **(source or {})},
+                {"dsn": target_dsn, **(target or {})},
+                stream or {},
+            )
         )
         self.settings: Settings = load_settings(self.config_path)
         self.config: StreamConfig = self.settings.streams[0]
         self.roles: dict[str, Role] = {}
+        self.environment: dict[str, dict[str, str]] = {}  # role -> what it has besides this process's
         self._lock = threading.RLock()
         self._closing = threading.Event()
         # Starts every process: the kernel ties "end with your parent" to the thread that started a child.
@@ -170,7 +178,10 @@ class Rig:
                 role.process = subprocess.Popen(
                     [sys.executable, "-m", "headrace.cli", role.name.partition("-")[0], "-c", str(self.config_path)],
                     cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    env={**os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid())},
+                    env={
+                        **os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid()),
+                        **self.environment.get(role.name, {}),
+                    },
                 )  # fmt: skip
 
     def close(self) -> None:
@@ -301,9 +312,11 @@ class Rig:
             return conn.execute(query.encode()).fetchall()
 
 
-def _toml(stream: str, kafka: str, source: Mapping[str, object], target: Mapping[str, object]) -> str:
+def _toml(
+    stream: str, kafka: str, source: Mapping[str, object], target: Mapping[str, object], more: Mapping[str, object]
+) -> str:
     lines = ["[kafka]", f'bootstrap_servers = "{kafka}"', f'topic_prefix = "{stream}"']
-    lines += ["[[streams]]", f'name = "{stream}"', "[streams.source]", *_settings(source)]
+    lines += ["[[streams]]", f'name = "{stream}"', *_settings(more), "[streams.source]", *_settings(source)]
     return "\n".join([*lines, "[streams.target]", *_settings(target), ""])
 
 

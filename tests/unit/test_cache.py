@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from pipeline.builder import BatchBuilder
-from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, Block, bucket_of, cacheable
+from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, Block, cacheable
 from pipeline.cache.records import block_of, record_of
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
-from pipeline.cache.vocabulary import BlockId, Owner
+from pipeline.directory.block import BlockId, Owner, bucket_of
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch
 from schemas.errors import SchemaError
 from schemas.fusion_block import (
@@ -249,3 +249,16 @@ def test_deletes_are_known() -> None:
     one.see(view(20))
     assert row(one, 1) is None
     assert one.dirty == {one.block_id(NAME, key(1))}
+
+
+def test_a_heartbeat_says_that_nothing_more_was_committed() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))])))
+    one.offer(log.close("live", 500, 0))
+    one.see(view(0))
+    assert one.reached == 0
+    one.see(view(10))
+    assert (one.visible, one.reached) == (10, 500)
+    answer = one.read(NAME, key(1))
+    assert answer is not None
+    assert answer.position == 500

@@ -1,0 +1,201 @@
+"""Two nodes' transport over real sockets: what arrives, who is let in, what a hostile peer can do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pipeline.fusion.arrival import Arrivals
+from pipeline.fusion.batcher import Frame
+from pipeline.fusion.frame import FrameError, Header, encode_frame
+from pipeline.fusion.messages import Kind, Message, Priority
+from topologies.peer_link import PeerLink
+from topologies.peer_wire import NONCE_BYTES, Receiver, proof
+
+TOKEN = b"secret"
+WAIT_S = 20.0
+
+
+class Listener:
+    """Node b: collects what arrives."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, str, bytes]] = []
+        self.arrivals = Arrivals()
+        self.port = 0
+        self.receivers: list[Receiver] = []
+
+    def receiver(self) -> Receiver:
+        self.receivers.append(Receiver("b", frozenset({"a"}), TOKEN, self.arrived, self.refused))
+        return self.receivers[-1]
+
+    def arrived(self, peer: str, channel: str, header: Header, messages: list[Message]) -> None:
+        try:
+            self.arrivals.admit(peer, channel, header)
+        except FrameError as error:
+            self.refused(peer, error)
+            return
+        self.got += [(peer, channel, bytes(message.body)) for message in messages]
+
+    def refused(self, peer: str, error: FrameError) -> None:
+        self.arrivals.refuse(error)
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Listener]:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_server(listener.receiver, "127.0.0.1", 0)
+    listener.port = server.sockets[0].getsockname()[1]
+    try:
+        yield listener
+    finally:
+        server.close()
+        for receiver in listener.receivers:
+            receiver.close()
+        await asyncio.sleep(0.01)  # transports close in the loop's next turns
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - what is awaited happens in callbacks of other connections
+            await asyncio.sleep(0.005)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), WAIT_S + 5))
+
+
+def link_to(port: int, token: bytes = TOKEN, node: str = "a", detours: list[Frame] | None = None) -> PeerLink:
+    kept = detours if detours is not None else []
+    return PeerLink(node, "b", f"127.0.0.1:{port}", token, None, lambda _, frame: kept.append(frame))
+
+
+def test_everything_arrives_once_and_in_order() -> None:
+    async def body() -> None:
+        async with listening() as listener:
+            link = link_to(listener.port)
+            link.start()
+            await until(lambda: link.connected)
+            for n in range(3000):
+                priority = Priority.CRITICAL if n % 100 == 0 else Priority.NORMAL
+                link.send(Message(Kind.BLOCK, priority, n.to_bytes(4, "big") * (1 + n % 3000)))
+            await until(lambda: len(listener.got) == 3000)
+            numbers = {"bulk": [], "express": []}  # type: dict[str, list[int]]
+            for peer, channel, data in listener.got:
+                number = int.from_bytes(data[:4], "big")
+                assert (peer, len(data)) == ("a", 4 * (1 + number % 3000))
+                numbers[channel].append(number)
+            assert numbers["express"] == list(range(0, 3000, 100))
+            assert numbers["bulk"] == [n for n in range(3000) if n % 100]
+            assert not listener.arrivals.refused
+            await link.stop()
+
+    run(body)
+
+
+@pytest.mark.parametrize(("token", "node"), [(b"guess", "a"), (b"", "a"), (TOKEN, "stranger")])
+def test_who_does_not_know_the_token_or_is_no_peer_is_not_let_in(token: bytes, node: str) -> None:
+    async def body() -> None:
+        async with listening() as listener:
+            link = link_to(listener.port, token, node)
+            link.start()
+            await until(lambda: listener.arrivals.refused["greeting"] >= 2)
+            assert not link.connected
+            await link.stop()
+
+    run(body)
+
+
+def test_messages_take_the_detour_while_the_peer_is_away() -> None:
+    async def body() -> None:
+        detours: list[Frame] = []
+        link = link_to(1, detours=detours)
+        link.start()
+        link.send(Message(Kind.BLOCK, Priority.NORMAL, b"waits"))
+        await until(lambda: link.away)
+        link.send(Message(Kind.BLOCK, Priority.LOW, b"goes"))
+        assert b"waits" in b"".join(b"".join(frame.buffers) for frame in detours)
+        assert link.batcher.waiting == 0
+        await link.stop()
+
+    run(body)
+
+
+def test_a_connection_that_breaks_is_made_again() -> None:
+    async def body() -> None:
+        async with listening() as listener:
+            link = link_to(listener.port)
+            link.start()
+            await until(lambda: link.connected)
+            before = [*link._senders.values()]
+            for sender in before:
+                assert sender.transport is not None
+                sender.transport.abort()
+            await until(lambda: link.connected and not set(before) & set(link._senders.values()))
+            link.send(Message(Kind.BLOCK, Priority.NORMAL, b"again"))
+            link.send(Message(Kind.REQUEST, Priority.CRITICAL, b"now"))
+            await until(lambda: len(listener.got) == 2)
+            await link.stop()
+
+    run(body)
+
+
+async def greeted(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    nonce = await reader.readexactly(NONCE_BYTES)
+    said = {"node": "a", "channel": "bulk", "proof": proof(TOKEN, nonce, "a", "b", "bulk")}
+    data = json.dumps(said).encode()
+    writer.write(struct.pack("<H", len(data)) + data)
+    await reader.readexactly(8)
+    return reader, writer
+
+
+def frame(number: int) -> bytes:
+    return b"".join(encode_frame([Message(Kind.BLOCK, Priority.LOW, b"data")], 1, number, None, 4))
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n....................", "no_frame"),
+        (frame(1)[:3] + b"\x07" + frame(1)[4:], "version"),
+        (frame(1)[:24] + b"\xff\xff\xff\xff\xff\xff\xff\xff" + frame(1)[32:], "oversized"),
+        (frame(1) + frame(1), "replayed"),
+    ],
+)  # fmt: skip
+def test_a_hostile_frame_is_counted_and_the_node_goes_on(sent: bytes, reason: str) -> None:
+    async def body() -> None:
+        async with listening() as listener:
+            _, writer = await greeted(listener.port)
+            writer.write(sent)
+            await until(lambda: listener.arrivals.refused[reason] == 1)
+            writer.close()
+            await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+            link = link_to(listener.port)
+            link.start()
+            await until(lambda: link.connected)
+            link.send(Message(Kind.BLOCK, Priority.NORMAL, b"after"))
+            await until(lambda: listener.got and listener.got[-1][2] == b"after")
+            await link.stop()
+
+    run(body)
+
+
+@pytest.mark.parametrize("sent", [b"\0\0", b"\xff\xff", b"\5\0[1,2]", b"\2\0{}", b"\4\0\xff\xff\xff\xff"])
+def test_a_bad_greeting_is_cut_off(sent: bytes) -> None:
+    async def body() -> None:
+        async with listening() as listener:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            await reader.readexactly(NONCE_BYTES)
+            writer.write(sent)
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+            assert listener.arrivals.refused["greeting"] == 1
+            writer.close()
+
+    run(body)

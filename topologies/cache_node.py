@@ -1,0 +1,235 @@
+"""The cache node: followers, peers and readers in one process.
+
+**Guarantee:** an answer is the target's row at the position it names or later, and that position is at least the
+one asked for; else the answer is a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import Producer
+
+from connectors.base import KeyTextError, TargetRows, load_connector
+from pipeline.cache.store import BlockStore
+from pipeline.cache.stream_cache import Answer
+from pipeline.errors import ConfigError, RetriableError
+from schemas.change_batch import Relation
+from topologies.cache_exchange import Exchange
+from topologies.cache_follower import StreamFollower
+from topologies.cache_members import Members
+from topologies.kafka import make_admin, make_producer
+from topologies.settings import Settings, StreamConfig
+from topologies.topics import ensure_topics
+
+log = logging.getLogger(__name__)
+TICK_S = 0.1
+STOP_S = 5.0
+WAITERS_MAX = 10_000
+T = TypeVar("T")
+
+
+class NotYetError(RetriableError):
+    """The position that a reader asks for was not visible in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowAnswer:
+    """A row as of `position` or later; `origin` is cache, peer or target."""
+
+    position: int
+    row: dict[str, object] | None
+    origin: str
+
+
+class StreamReader:
+    """Reads rows of one stream for the node; `rows` is used by one worker thread."""
+
+    def __init__(self, stream: StreamConfig, follower: StreamFollower) -> None:
+        self.stream, self.follower = stream, follower
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix=f"rows {stream.name}")
+        self.waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._rows: TargetRows | None = None
+
+    def rows(self) -> TargetRows:
+        """The connection, opened when first used. In the worker's thread only."""
+        if self._rows is None:
+            self._rows = connect_rows(self.stream)
+        return self._rows
+
+    def drop(self) -> None:
+        """Close a connection that has failed."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+
+def connect_rows(stream: StreamConfig) -> TargetRows:
+    """Open the target for single rows. Raises ConfigError, RetriableError."""
+    make = load_connector(stream.target.connector).rows
+    if make is None:
+        raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} can't read single rows")
+    return make(stream.name, stream.target_settings())
+
+
+class CacheNode:
+    """One node. `serve` runs until told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.counts: Counter[str] = Counter()
+        self.members = Members(settings.cache.node)
+        self.store = BlockStore(settings.cache.memory_bytes_max)
+        self.lock = threading.Lock()
+        self.readers: dict[str, StreamReader] = {}
+        self.producer: Producer = make_producer(settings)
+        self.exchange = Exchange(self)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start followers and peers."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(ensure_topics, make_admin(self.settings), self.settings)
+        await self.exchange.start()
+        for stream in self.settings.cached_streams():
+            follower = StreamFollower(
+                self.settings, stream, self.members, self.store, self.lock, lambda s=stream: connect_rows(s),  # type: ignore[misc]
+                self.producer, self._moved,
+            )  # fmt: skip
+            self.readers[stream.name] = StreamReader(stream, follower)
+            follower.start()
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        for reader in self.readers.values():
+            reader.follower.stop()
+        await self.exchange.stop()
+        for reader in self.readers.values():
+            await asyncio.to_thread(reader.follower.join, STOP_S)
+            await asyncio.get_running_loop().run_in_executor(reader.pool, reader.drop)
+            reader.pool.shutdown(wait=False)
+        await asyncio.to_thread(self.producer.flush, STOP_S)
+
+    def tick(self) -> None:
+        """Look after peers and failures. Raises what a follower has failed with."""
+        for reader in self.readers.values():
+            if reader.follower.fatal is not None:
+                raise reader.follower.fatal
+        self.exchange.tick()
+
+    # ---- positions -------------------------------------------------------------------------------
+
+    def _moved(self, stream: str) -> None:
+        """A follower has moved (its thread): wake readers."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, stream)
+
+    def _wake(self, stream: str) -> None:
+        reader = self.readers[stream]
+        visible = self.visible(stream)
+        for position, future in reader.waiters:
+            if position <= visible and not future.done():
+                future.set_result(None)
+        reader.waiters = [waiter for waiter in reader.waiters if not waiter[1].done()]
+        if not reader.waiters:
+            reader.follower.hurry.clear()
+
+    def visible(self, stream: str) -> int:
+        """How far a reader sees; -1 while the target is in another generation than the log."""
+        cache = self.readers[stream].follower.cache
+        return cache.reached if cache.current else -1
+
+    async def wait_visible(self, stream: str, position: int, timeout_s: float) -> None:
+        """Wait until `position` is visible. Raises NotYetError."""
+        if (visible := self.visible(stream)) >= position:
+            return
+        reader = self.readers[stream]
+        if len(reader.waiters) >= WAITERS_MAX:
+            raise NotYetError(f"stream {stream}: {WAITERS_MAX} readers wait already")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        reader.waiters.append((position, future))
+        reader.follower.hurry.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            raise NotYetError(
+                f"stream {stream}: position {position} is not visible after {timeout_s:.1f} s; visible is {visible}"
+            ) from None
+
+    # ---- rows ------------------------------------------------------------------------------------
+
+    async def read(
+        self, stream: str, table: tuple[str, str], key: Sequence[str], position: int, wait_s: float
+    ) -> RowAnswer:
+        """Read a row no older than `position`. Raises KeyTextError, NotYetError, RetriableError, ConfigError."""
+        reader = self.readers.get(stream)
+        if reader is None or not reader.follower.wanted(table):
+            raise KeyTextError(f"{'.'.join(table)} of stream {stream!r} is not cached; see `cache` in the stream")
+        await self.wait_visible(stream, max(position, 0), wait_s)
+        relation = reader.follower.cache.relations.get(table)
+        if relation is None:
+            return await self._read_target(reader, table, key, None, position)
+        packed = await self._in_pool(reader, lambda: reader.rows().encode_key(key, relation))
+        answer = self._look(reader, table, packed)
+        if answer is not None:
+            self.counts["hits"] += 1
+            return await self._shown(reader, answer, "cache")
+        self.counts["misses"] += 1
+        with self.lock:
+            block_id = reader.follower.cache.block_id(table, packed)
+        if await self.exchange.fetch(block_id):
+            answer = self._look(reader, table, packed)
+            if answer is not None and answer.position >= position:
+                return await self._shown(reader, answer, "peer")
+        return await self._read_target(reader, table, key, packed, position)
+
+    def _look(self, reader: StreamReader, table: tuple[str, str], packed: bytes) -> Answer | None:
+        with self.lock:
+            return reader.follower.cache.read(table, packed)
+
+    async def _shown(self, reader: StreamReader, answer: Answer, origin: str) -> RowAnswer:
+        row = answer.row
+        shown = None if row is None else await self._in_pool(reader, lambda: _decode(reader, answer.relation, row))
+        return RowAnswer(answer.position, shown, origin)
+
+    async def _read_target(
+        self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], packed: bytes | None, position: int
+    ) -> RowAnswer:
+        """Read the row and the ledger in one snapshot; keep the row if it may be kept."""
+        self.counts["target_reads"] += 1
+        cache, before = reader.follower.cache, self.visible(reader.stream.name)
+        relation = cache.relations.get(table)
+        found = await self._in_pool(reader, lambda: reader.rows().read(table, key, relation))
+        with self.lock:
+            same = found.view.generation == cache.generation and cache is reader.follower.cache
+            visible = max(found.view.watermark, before if same else 0)
+            if same and packed is not None and found.cacheable:
+                self.counts["filled"] += cache.fill(table, packed, found.row, found.view)
+        if not same or visible < position:
+            raise NotYetError(f"stream {reader.stream.name}: the target is at {visible}, behind {position}")
+        row = found.row
+        shown = None if row is None else await self._in_pool(reader, lambda: _decode(reader, found.relation, row))
+        return RowAnswer(visible, shown, "target")
+
+    async def _in_pool(self, reader: StreamReader, call: Callable[[], T]) -> T:
+        """Run a call of the target's connection in its thread; a broken connection is opened again once."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(reader.pool, call)
+        except RetriableError:
+            await loop.run_in_executor(reader.pool, reader.drop)
+            return await loop.run_in_executor(reader.pool, call)
+
+
+def _decode(reader: StreamReader, relation: Relation, row: bytes) -> dict[str, object]:
+    return dict(reader.rows().decode_row(relation, row))
