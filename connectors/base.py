@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from pipeline.cache.stream_cache import TargetView
+from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import ConfigError, HeadraceError
 from pipeline.fence import Fenced, LaneRow

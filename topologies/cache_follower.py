@@ -16,7 +16,8 @@ from confluent_kafka import KafkaException, Producer
 from connectors.base import RefusedError, TargetRows
 from pipeline.cache.records import block_of, record_of
 from pipeline.cache.store import BlockStore
-from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
+from pipeline.cache.stream_cache import StreamCache
+from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId
 from pipeline.directory.placement import Placement
 from pipeline.errors import HeadraceError, StreamGapError

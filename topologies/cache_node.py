@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 
 from connectors.base import KeyTextError, TargetRows, load_connector
 from pipeline.cache.store import BlockStore
-from pipeline.cache.stream_cache import Answer
+from pipeline.cache.view import Answer
 from pipeline.errors import ConfigError, RetriableError
 from schemas.change_batch import Relation
 from topologies.cache_exchange import Exchange

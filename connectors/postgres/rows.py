@@ -13,7 +13,7 @@ from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.mapping import map_table, type_name
 from connectors.postgres.values import Json, decode_row, encode_key
-from pipeline.cache.stream_cache import TargetView
+from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName, TargetTable
 from pipeline.errors import RetriableError
 from schemas.change_batch import Column, Relation
@@ -23,7 +23,9 @@ from schemas.rows import pack_row
 ASKED_MAX = 10_000  # converted key values that are remembered
 _TEXT_SESSION = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex"}
 _VIEW = """
-SELECT s.generation, s.watermark, s.changes_offset, a.positions FROM headrace.stream s
+SELECT s.generation, s.watermark, s.changes_offset, a.positions,
+       ARRAY(SELECT p.position FROM headrace.parked p WHERE p.stream = s.stream AND p.generation = s.generation)
+  FROM headrace.stream s
   LEFT JOIN headrace.applied a ON a.stream = s.stream AND a.generation = s.generation AND a.last_position > s.watermark
  WHERE s.stream = %s
 """
@@ -61,8 +63,8 @@ class PostgresRows:
             if row[3] is not None:
                 positions: array[int] = unpack(INT64, row[3], "headrace.applied.positions")
                 applied.update(positions)
-        generation, watermark, offset, _ = rows[0]
-        return TargetView(generation, watermark, applied), offset
+        generation, watermark, offset, _, parked = rows[0]
+        return TargetView(generation, watermark, applied, frozenset(parked)), offset
 
     def read(self, table: TableName, key: Sequence[str], relation: Relation | None) -> RowRead:
         """Read the row of a key; see `connectors.base.TargetRows`."""

@@ -21,38 +21,11 @@ from pipeline.cache.store import BlockStore
 from pipeline.chain import Chain, Verdict
 from pipeline.directory.block import BlockId, bucket_of
 from pipeline.directory.placement import Placement
-from pipeline.errors import RetriableError
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation, Section
 
 PENDING_BYTES_MAX = 64 * 1024 * 1024  # batches read ahead of the target; the reader pauses beyond
 FETCH_BYTES_MAX = 16 * 1024 * 1024  # changes kept for blocks that are on their way
 TableKey = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class TargetView:
-    """What one snapshot of the target's ledger says: everything up to `watermark`, and `applied` above it."""
-
-    generation: int
-    watermark: int
-    applied: Set[int]
-
-    def has(self, position: int) -> bool:
-        """Whether the transaction at `position` is applied."""
-        return position <= self.watermark or position in self.applied
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A row as of `position` or later; None: it does not exist."""
-
-    position: int
-    relation: Relation
-    row: bytes | None
-
-
-class TargetWentBackError(RetriableError):
-    """The target has lost transactions that were visible (restored, or crashed with asynchronous commits)."""
 
 
 @dataclass(slots=True)
@@ -98,6 +71,7 @@ class StreamCache:
         self._pending: deque[_Pending] = deque()
         self.current = False  # whether the target is in the same generation
         self._watermark = 0
+        self._parked: Set[int] = frozenset()
         self._above: list[int] = []  # folded, and above the watermark last seen
         self._sizes: dict[BlockId, int] = {}  # of the blocks of a section, before it is folded
         self._fetches: dict[BlockId, _Fetch] = {}
@@ -147,7 +121,9 @@ class StreamCache:
                 f"stream {self.stream}: the target is at watermark {view.watermark} and has lost transactions up to "
                 f"{self.visible} that it had applied; the cache begins anew"
             )
-        self._watermark = view.watermark
+        if not self._parked <= view.parked:
+            raise TargetWentBackError(f"stream {self.stream}: dead letters were settled; the cache begins anew")
+        self._watermark, self._parked = view.watermark, view.parked
         self._above = [position for position in self._above if position > view.watermark]
         moved = False
         while (count := self._applied_prefix(view)) > 0:
@@ -170,6 +146,7 @@ class StreamCache:
     def _restart(self, generation: int) -> None:
         """A new snapshot: forget all blocks and what was read of the old one."""
         self.generation, self.visible, self.reached, self._watermark, self.current = generation, 0, 0, 0, False
+        self._parked = frozenset()
         self._store.drop_stream(self.stream)
         self.dirty.clear()
         self.relations.clear()
@@ -202,6 +179,9 @@ class StreamCache:
         fold = TableFold(relation, lambda key: self._target_block(relation, key))
         truncated = truncates(section)
         for change in section_changes(section, positions, first):
+            if change.position in self._parked:
+                self._lose(relation, change)
+                continue
             if truncated and change.op == TRUNCATE:
                 self._truncate(relation, change.position)
                 continue
@@ -240,6 +220,19 @@ class StreamCache:
         self.dirty.add(block_id)
         return block
 
+    def _lose(self, relation: Relation, change: RowChange) -> None:
+        """A dead letter's change: what it touches is not known until the letter is settled."""
+        for block_id, fetch in self._fetches.items():
+            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
+        if change.op == TRUNCATE:
+            for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
+                self._store.drop(block_id)
+            return
+        for key in (change.key, change.old_key):
+            block = self._target_block(relation, key) if key is not None else None
+            if block is not None:
+                block.lose(key or b"")
+
     def _truncate(self, relation: Relation, position: int) -> None:
         """All buckets are empty now: the one moment at which this node knows all of them."""
         for bucket in range(self._buckets):
@@ -276,8 +269,8 @@ class StreamCache:
         It can only while nothing beyond the visible position may have changed it.
         """
         relation = self.relations.get(table)
-        if relation is None or view.generation != self.generation or view.watermark > self.visible:
-            return False
+        if relation is None or view.generation != self.generation or view.watermark > self.visible or view.parked:
+            return False  # a row that a dead letter will change looks like any other
         read_ahead = {position for item in self._pending for position in item.batch.positions}
         beyond = {position for position in view.applied if position > self.visible}
         if beyond - read_ahead or self._pending_touches(table, key):

@@ -15,7 +15,8 @@ from pipeline.builder import BatchBuilder
 from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES
 from pipeline.cache.records import Stamp, block_of, record_of, stamp
 from pipeline.cache.store import BlockStore
-from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
+from pipeline.cache.stream_cache import StreamCache
+from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Relation, decode_batch, encode_batch
 from schemas.fusion_block import decode_fusion_block, encode_fusion_block

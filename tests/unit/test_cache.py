@@ -10,7 +10,8 @@ from pipeline.builder import BatchBuilder
 from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, Block, cacheable
 from pipeline.cache.records import block_of, record_of
 from pipeline.cache.store import BlockStore
-from pipeline.cache.stream_cache import StreamCache, TargetView, TargetWentBackError
+from pipeline.cache.stream_cache import StreamCache
+from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch
 from schemas.errors import SchemaError
@@ -262,3 +263,16 @@ def test_a_heartbeat_says_that_nothing_more_was_committed() -> None:
     answer = one.read(NAME, key(1))
     assert answer is not None
     assert answer.position == 500
+
+
+def test_what_dead_letters_touch_is_unknown_until_they_are_settled() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [Change(ACCOUNT, TRUNCATE), insert((1, "x", 1)), insert((2, "y", 1))])))
+    update = Change(ACCOUNT, UPDATE, (1, "x", 1), (1, "x", 2))
+    one.offer(batch(log, (20, [update]), (30, [insert((3, "z", 1))])))
+    one.see(replace(view(0, 10, 20, 30), parked=frozenset({20})))
+    assert one.read(NAME, key(1)) is None
+    assert (row(one, 2), row(one, 3)) == ((2, "y", 1), (3, "z", 1))
+    assert not one.fill(NAME, key(1), b"row", replace(view(30), parked=frozenset({20})))
+    with pytest.raises(TargetWentBackError, match="settled"):
+        one.see(view(30))
