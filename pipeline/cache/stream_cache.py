@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pipeline.cache.blocks import Block, cacheable, same_columns
 from pipeline.cache.changes import RowChange, TableFold, section_changes, truncates
 from pipeline.cache.store import BlockStore
+from pipeline.cache.view import Answer, TargetView, TargetWentBackError
 from pipeline.chain import Chain, Verdict
 from pipeline.directory.block import BlockId, bucket_of
 from pipeline.directory.placement import Placement
