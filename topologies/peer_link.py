@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from pipeline.errors import RetriableError
 from pipeline.fusion.batcher import CacheFusionBatcher, Frame
 from pipeline.fusion.messages import Message, Priority
-from pipeline.fusion.sizing import SizeController
 from topologies.peer_wire import GREETING_S, Sender
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ class PeerLink:
 
     def __init__(
         self, node: str, peer: str, address: str, token: bytes, context: ssl.SSLContext | None,
-        detour: Callable[[str, Frame], None], controller: SizeController | None = None,
+        detour: Callable[[str, Frame], None], batcher: CacheFusionBatcher | None = None,
     ) -> None:  # fmt: skip
         session = time.time_ns()
         self.peer = peer
-        self.batcher = CacheFusionBatcher(peer, session, controller=controller)
+        self.batcher = batcher or CacheFusionBatcher(peer, session)
         self._express = CacheFusionBatcher(peer, session)
         self._away = CacheFusionBatcher(peer, session)
         self._node, self._token, self._context = node, token, context
@@ -50,7 +50,8 @@ class PeerLink:
         self._wake = asyncio.Event()
         self._sent = self._acked = 0
         self._sent_bytes: dict[int, tuple[int, int, int]] = {}  # frame count -> bytes, messages, time of sending
-        self._acked_bytes = 0
+        self.acked_bytes = 0
+        self.rate_bytes_s = 0.0  # of the link, where it is known
         self._rates: list[tuple[float, float]] = []
         self._seen_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,6 +79,16 @@ class PeerLink:
     def away(self) -> bool:
         """Whether the peer has been out of reach for some time."""
         return not self.connected and time.monotonic() - self._seen_s > AWAY_S
+
+    @property
+    def unacked(self) -> int:
+        """Bulk frames that were sent and not acknowledged."""
+        return self._sent - self._acked
+
+    def sockets(self) -> list[socket.socket]:
+        """The sockets of the connections, to look at."""
+        transports = [sender.transport for sender in self._senders.values() if sender.transport is not None]
+        return [transport.get_extra_info("socket") for transport in transports]
 
     def send(self, message: Message) -> None:
         """Queue a message; a critical one is written at once. Raises BackPressureError, OversizedMessageError."""
@@ -109,7 +120,7 @@ class PeerLink:
         while True:
             at = now_us()
             due = self.batcher.due_us(at)
-            if due is None or "bulk" not in self._senders or self._sent - self._acked >= UNACKED_FRAMES_MAX:
+            if due is None or "bulk" not in self._senders or self.unacked >= UNACKED_FRAMES_MAX:
                 self._wake.clear()
                 await self._wake.wait()
             elif due > at:
@@ -134,19 +145,19 @@ class PeerLink:
         while self._acked < min(frames, self._sent):
             self._acked += 1
             size, messages, sent_us = self._sent_bytes.pop(self._acked)
-            self._acked_bytes += size
+            self.acked_bytes += size
             self.batcher.statistics.timed(messages, at - sent_us)
         self._wake.set()
 
     async def _observe(self) -> None:
         """Tell the controller how well the link is used: its rate now, to the best of the last seconds."""
         while True:
-            before, began_s = self._acked_bytes, time.monotonic()
+            before, began_s = self.acked_bytes, time.monotonic()
             await asyncio.sleep(OBSERVE_S)
             now_s = time.monotonic()
-            rate = (self._acked_bytes - before) / (now_s - began_s)
+            rate = (self.acked_bytes - before) / (now_s - began_s)
             self._rates = [(s, r) for s, r in self._rates if now_s - s < RATE_MEMORY_S] + [(now_s, rate)]
-            best = max(r for _, r in self._rates)
+            best = self.rate_bytes_s or max(r for _, r in self._rates)
             if best and rate:
                 self.batcher.observe(min(1.0, rate / best), backlog=self.batcher.waiting > self.batcher.controller.size)
 

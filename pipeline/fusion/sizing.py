@@ -58,20 +58,22 @@ class StepSize:
 class ModelSize:
     """Solve the link's model for the size that meets the target.
 
-    From u at size B follows o/s = B·(1 - u)/u, and the target t needs B* = o/s · t/(1 - t). The ratio is
-    smoothed; a jump of it (the link's rate has changed) is believed at once when a second interval agrees.
-    Without backlog the sender was idle, which says nothing about the size: it decays to what waits anyway.
+    From u at size B follows o/s = B·(1 - u)/u, and the target t needs B* = o/s · t/(1 - t). A link with a window of
+    frames is full at some size and says nothing beyond, so a full link is answered by small steps down, until it is
+    just not full. One odd interval is not believed. Without backlog the sender was idle, which says nothing about the
+    size: it decays to what waits anyway.
     """
 
-    SMOOTHING = 0.3
-    JUMP = 1.5
-    MARGIN = 0.01  # aim a little above, so that noise does not end below
+    CONFIRMED = 2  # intervals below the target before a step up
+    GROWTH_MAX = 2.5
+    GROWTH_MIN = 1.05
+    SHRINK = 0.95
+    FULL = 0.97
 
     def __init__(self, start: int = START, target: float = UTILISATION_TARGET) -> None:
         self._size = float(start)
-        self._target = target + self.MARGIN
-        self._overhead = 0.0  # o/s: the cost of a frame in messages
-        self._jump = 0.0
+        self._target = target
+        self._below = 0
 
     @property
     def size(self) -> int:
@@ -80,24 +82,13 @@ class ModelSize:
 
     def observe(self, utilisation: float, *, backlog: bool) -> None:
         """Learn; see the class."""
-        if not backlog:
-            self._size = max(BATCH_MIN, self._size * 0.95)
-            return
-        seen = min(max(utilisation, 0.02), 0.999)
-        overhead = self._size * (1 - seen) / seen
-        self._overhead = self._believed(overhead)
-        wanted = self._overhead * self._target / (1 - self._target)
-        self._size = min(float(BATCH_MAX), max(float(BATCH_MIN), wanted))
-
-    def _believed(self, overhead: float) -> float:
-        if not self._overhead:
-            return overhead
-        ratio = overhead / self._overhead
-        if 1 / self.JUMP < ratio < self.JUMP:
-            self._jump = 0.0
-            return self._overhead + self.SMOOTHING * (overhead - self._overhead)
-        agreed, self._jump = self._jump, ratio
-        if agreed and (agreed > 1) == (ratio > 1):
-            self._jump = 0.0
-            return overhead
-        return self._overhead
+        below = backlog and utilisation < self._target
+        self._below = self._below + 1 if below else 0
+        if not backlog or utilisation > self.FULL:
+            self._size = max(BATCH_MIN, self._size * self.SHRINK)
+        elif self._below >= self.CONFIRMED:
+            self._below = 0
+            seen = max(utilisation, 0.02)
+            wanted = self._size * (1 - seen) / seen * self._target / (1 - self._target)
+            factor = min(self.GROWTH_MAX, max(self.GROWTH_MIN, wanted / self._size))
+            self._size = min(float(BATCH_MAX), self._size * factor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pipeline.fusion.policy import BATCH_MAX, BATCH_MIN
@@ -13,10 +15,17 @@ def link(size: int, overhead: float) -> float:
     return size / (size + overhead)
 
 
-def settle(controller: SizeController, overhead: float, steps: int) -> list[float]:
+def window(size: int, bandwidth_delay: float) -> float:
+    """Utilisation of a link that four frames may be under way on; the product of rate and delay in messages."""
+    return min(1.0, 4 * size / (bandwidth_delay + size))
+
+
+def settle(
+    controller: SizeController, overhead: float, steps: int, model: Callable[[int, float], float] = link
+) -> list[float]:
     seen = []
     for _ in range(steps):
-        seen.append(link(controller.size, overhead))
+        seen.append(model(controller.size, overhead))
         controller.observe(seen[-1], backlog=True)
     return seen
 
@@ -31,19 +40,25 @@ def test_a_fixed_batch_of_100_does_not() -> None:
     assert settle(FixedSize(100), 43.0, 3)[-1] == pytest.approx(0.70, abs=0.01)
 
 
+@pytest.mark.parametrize("bandwidth_delay", [100.0, 550.0, 2000.0])
+def test_a_link_with_a_window_is_kept_just_full(bandwidth_delay: float) -> None:
+    for controller, low in ((ModelSize(), 0.89), (StepSize(), 0.7)):
+        assert all(u >= low for u in settle(controller, bandwidth_delay, 80, window)[-20:]), controller
+
+
 def test_the_model_is_faster() -> None:
     def steps_to(controller: SizeController) -> int:
-        return next(n for n, u in enumerate(settle(controller, 80.0, 60)) if u >= 0.88)
+        return next(n for n, u in enumerate(settle(controller, 100.0, 60)) if u >= 0.88)
 
-    assert steps_to(ModelSize()) == 1
-    assert steps_to(StepSize()) > 5
+    assert steps_to(ModelSize()) <= 6
+    assert steps_to(StepSize()) >= 10
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.25])
 def test_the_target_is_held_when_the_rate_of_the_link_changes(factor: float) -> None:
     controller = ModelSize()
     settle(controller, 20.0, 10)
-    assert settle(controller, 20.0 * factor, 4)[-1] == pytest.approx(0.91, abs=0.02)
+    assert settle(controller, 20.0 * factor, 12)[-1] >= 0.89
 
 
 def test_one_odd_interval_is_not_believed() -> None:
@@ -51,6 +66,7 @@ def test_one_odd_interval_is_not_believed() -> None:
     settle(controller, 20.0, 10)
     before = controller.size
     controller.observe(0.2, backlog=True)
+    controller.observe(0.91, backlog=True)
     assert controller.size == before
 
 
