@@ -15,6 +15,7 @@ from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import ConfigError, HeadraceError
 from pipeline.fence import Fenced, LaneRow
+from pipeline.linger import AdaptiveLinger
 from pipeline.planner import Restart
 from schemas.change_batch import ChangeBatch, Relation
 from schemas.dead_letter import DeadLetter
@@ -22,7 +23,7 @@ from schemas.dead_letter import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Where changes come from. `dsn` is secret: never log it."""
+    """Where changes come from. `dsn` is secret: never log it. `linger`, if there is one, stands for `linger_ms`."""
 
     dsn: str
     tables: tuple[str, ...]
@@ -31,6 +32,7 @@ class SourceSettings:
     linger_ms: float = 5.0
     batch_transactions_max: int = 1000
     batch_bytes_max: int = 1024 * 1024
+    linger: AdaptiveLinger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,9 @@ class Ledger(Protocol):
     def lane_rows(self) -> dict[int, LaneRow]:
         """Read all lane rows of the stream."""
 
+    def applied(self) -> dict[int, frozenset[int]]:
+        """Read the applied positions above the watermark, by generation; nothing is changed."""
+
     def catalogue(self) -> Catalogue:
         """Read the tables of the target."""
 
@@ -368,6 +373,7 @@ class Connector:
     rows: Callable[[str, TargetSettings], TargetRows] | None = None
     verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
     position_text: Callable[[int, int], str] | None = None  # of (generation, position), as the database writes it
+    parse_position: Callable[[str], int] | None = None  # the other way; raises ValueError
 
 
 def load_connector(name: str) -> Connector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,16 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(dead_letters_app, name="dead-letters")
+
+
+class ExplainFormat(StrEnum):
+    """Forms of `headrace explain`."""
+
+    text = "text"
+    dot = "dot"
+    svg = "svg"
+
+
 ROLES = "Roles (started by `run`)"
 
 Config = Annotated[
@@ -103,6 +114,21 @@ def verify(config: Config = DEFAULT_CONFIG, stream: Stream = None, timeout: Time
 def status(config: Config = DEFAULT_CONFIG, stream: Stream = None, json: Json = False) -> None:
     """Show where each stream stands; exit code 1 when one is stopped."""
     raise typer.Exit(commands.status(config, stream, as_json_text=json))
+
+
+@app.command()
+def explain(
+    config: Config = DEFAULT_CONFIG,
+    stream: Stream = None,
+    window: Annotated[
+        str | None, typer.Option("--window", help="A position in it; default: the oldest that is not applied.")
+    ] = None,
+    form: Annotated[
+        ExplainFormat, typer.Option("--format", help="Text, or a picture of the graph.")
+    ] = ExplainFormat.text,
+) -> None:
+    """Show what depends on what in a window, and why a transaction is not applied yet."""
+    raise typer.Exit(commands.explain_window(config, stream, window, form.value))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from rich.markup import escape
 from headrace.configuration import reachable_settings, read_settings, with_servers
 from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import embedded_kafka
+from headrace.explain import explain
+from headrace.explain_text import explanation
 from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
 from headrace.status import stream_status
@@ -62,6 +65,14 @@ def status(config: Path, stream: str | None, *, as_json_text: bool) -> int:
     else:
         _console().print(status_table(statuses))
     return EX_FAILURE if any(each.state == "stopped" for each in statuses) else EX_OK
+
+
+def explain_window(config: Path, stream: str | None, position: str | None, form: str) -> int:
+    """`headrace explain`. Raises ConfigError, RetriableError, SchemaError, KafkaException."""
+    settings = reachable_settings(config)
+    for each in chosen_streams(settings, stream):
+        sys.stdout.write(explanation(explain(settings, each, position), form))
+    return EX_OK
 
 
 def check(config: Path) -> int:

@@ -14,6 +14,7 @@ from topologies.settings import (
     KafkaSettings,
     LagConfig,
     MonitorSettings,
+    PriorityConfig,
     SourceConfig,
     StreamConfig,
     TargetConfig,
@@ -42,6 +43,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[[streams]]", StreamConfig),
     ("[streams.source]", SourceConfig),
     ("[streams.target]", TargetConfig),
+    ("[streams.target.priorities]", PriorityConfig),
     ("[streams.lag]", LagConfig),
 )
 
@@ -57,7 +59,7 @@ def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
     yield "|---|---|---|---|"
     schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
-        if name not in ("source", "target", "lag"):
+        if name not in ("source", "target", "priorities", "lag"):
             yield f"| `{name}` | {_type(schema[name])} | {_default(field)} | {field.description} |"
     yield ""
 

@@ -34,7 +34,7 @@ def recent_progress(settings: Settings, number: int) -> list[Progress]:
     """
     since_ms = int((time.time() - RECENT_S) * 1000)
     found = []
-    for message in _read(settings, [TopicPartition(settings.topic("progress"), number, since_ms)], by_time=True):
+    for message in read_to_end(settings, [TopicPartition(settings.topic("progress"), number, since_ms)], by_time=True):
         try:
             found.append(decode_progress(message.value() or b""))
         except SchemaError:
@@ -61,7 +61,7 @@ def newest_lag(settings: Settings, stream: str) -> Lag | None:
     since_ms = int((time.time() - LAG_RECENT_S) * 1000)
     starts = [TopicPartition(settings.topic("lag"), number, since_ms) for number in range(KEYED_PARTITIONS)]
     newest: Lag | None = None
-    for message in _read(settings, starts, by_time=True):
+    for message in read_to_end(settings, starts, by_time=True):
         try:
             lag = decode_lag(message.value() or b"")
         except SchemaError:
@@ -78,7 +78,7 @@ def recent_reports(settings: Settings, number: int) -> list[RoleReport]:
     """
     since_ms = int((time.time() - RECENT_S) * 1000)
     found: dict[str, RoleReport] = {}
-    for message in _read(settings, [TopicPartition(settings.topic("reports"), number, since_ms)], by_time=True):
+    for message in read_to_end(settings, [TopicPartition(settings.topic("reports"), number, since_ms)], by_time=True):
         try:
             report = decode_report(message.value() or b"")
         except SchemaError:
@@ -87,7 +87,7 @@ def recent_reports(settings: Settings, number: int) -> list[RoleReport]:
     return [found[role] for role in sorted(found)]
 
 
-def _read(settings: Settings, starts: list[TopicPartition], *, by_time: bool = False) -> Iterator[Message]:
+def read_to_end(settings: Settings, starts: list[TopicPartition], *, by_time: bool = False) -> Iterator[Message]:
     """Yield what lies between `starts` (offsets, or times in ms) and the present ends of the partitions."""
     if not has_topics(settings):
         return

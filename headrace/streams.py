@@ -68,6 +68,15 @@ def position_text(stream: StreamConfig, generation: int, position: int) -> str:
     return make(generation, position) if make is not None else str(position)
 
 
+def parse_position(stream: StreamConfig, text: str) -> int:
+    """The position that `text` means: a number, or as the source database writes it. Raises ConfigError."""
+    parse = load_connector(stream.source.connector).parse_position
+    try:
+        return int(text) if text.isdecimal() or parse is None else parse(text)
+    except ValueError:
+        raise ConfigError(f"stream {stream.name}: {text!r} is no position of its source") from None
+
+
 def comparison(stream: StreamConfig) -> Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]]:
     """What compares source and target, by the source's connector. Raises ConfigError."""
     connector: Connector = load_connector(stream.source.connector)

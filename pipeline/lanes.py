@@ -23,7 +23,8 @@ def assign(
 
     `loads` holds the transactions queued in each active lane and is raised by what is assigned. A set
     that depends on one lane goes there and waits for nothing; one that depends on several goes to the
-    one it depends on most recently loaded with work, and waits for the others.
+    one it depends on most recently loaded with work, and waits for the others. A lane beyond the active ones
+    gets nothing more, not even dependents, so that it runs dry.
     """
     lane_of: dict[int, int] = {}
     waits: dict[int, LaneSeqs] = {}
@@ -31,17 +32,17 @@ def assign(
         lane = _dependent_lane(seqs, loads)
         lane_of[component] = lane
         merge_waits(waits.setdefault(lane, {}), {other: seq for other, seq in seqs.items() if other != lane})
-        if lane < len(loads):
-            loads[lane] += len(components[component])
+        loads[lane] += len(components[component])
     free = [component for component in components if component not in lane_of]
     _spread(free, components, loads, lane_of, prefer)
     return lane_of, waits
 
 
 def _dependent_lane(seqs: LaneSeqs, loads: list[int]) -> int:
-    # A lane that was retired from the active ones still takes dependents only when nothing else can.
     active = [lane for lane in seqs if lane < len(loads)]
-    return max(active or seqs, key=lambda lane: (loads[lane] if lane < len(loads) else 0, -lane))
+    if not active:
+        return min(range(len(loads)), key=loads.__getitem__)
+    return max(active, key=lambda lane: (loads[lane], -lane))
 
 
 def _spread(

@@ -19,10 +19,23 @@ class QueuedUnit:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A record of the lane that can't be read; `text` says where and why."""
+
+    text: str
+    size: int
+
+
 def stands_alone(queued: QueuedUnit) -> bool:
     """Whether a unit must not be merged: serial, parked, a part of a large transaction, a truncate."""
     batch = queued.batch
     return queued.unit.mode != NORMAL or not batch.whole or any(TRUNCATE in s.ops for s in batch.sections)
+
+
+def transactions_of(group: Sequence[QueuedUnit]) -> int:
+    """Transactions in the units of `group`."""
+    return sum(len(queued.batch.positions) for queued in group)
 
 
 def may_follow(group: Sequence[QueuedUnit], candidate: QueuedUnit, transactions_max: int, bytes_max: int) -> bool:
@@ -37,5 +50,5 @@ def may_follow(group: Sequence[QueuedUnit], candidate: QueuedUnit, transactions_
         return False
     if stands_alone(candidate) or stands_alone(group[-1]) or candidate.batch.kind != group[-1].batch.kind:
         return False
-    transactions = sum(len(queued.batch.positions) for queued in group) + len(candidate.batch.positions)
+    transactions = transactions_of(group) + len(candidate.batch.positions)
     return transactions <= transactions_max and sum(queued.size for queued in group) + candidate.size <= bytes_max

@@ -17,11 +17,17 @@ from pipeline.independent import window_keys
 from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.lanes import Preference, assign
 from pipeline.parking import ParkedKeys
+from pipeline.priorities import Priorities
 from pipeline.slicing import select
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
 from schemas.change_batch import TRUNCATE, ChangeBatch, decode_batch, encode_batch
 
-WINDOWS_MAX = 64
+# In flight at most. Small windows are many: the lanes merge what they find queued, and a few transactions a window
+# would keep a merge of thousands from ever coming together. 64 MiB of records are kept for planning again.
+WINDOWS_MAX = 1024
+TRANSACTIONS_MAX = 64_000
+BYTES_MAX = 64 * 1024 * 1024
+BACKLOG_TRANSACTIONS = 1000  # in flight from which on the lanes are never without work
 
 
 @dataclass(slots=True)
@@ -68,7 +74,8 @@ class Restart:
 class Planner:
     """Plans a stream's windows for up to `lanes` lanes.
 
-    `order` is "dependent", or "commit": one lane, every target state is a source state.
+    `order` is "dependent", or "commit": one lane, every target state is a source state. `priorities`
+    gives classes of tables lanes of their own.
     """
 
     def __init__(
@@ -80,12 +87,15 @@ class Planner:
         lanes: int,
         order: str = "dependent",
         prefer: Preference | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
         self.stream = stream
         self.epoch = start.epoch
         self.chain = Chain(stream, start.generation, start.watermark)
         self.windows: deque[Window] = deque()
-        self.active = ActiveLanes(1 if order == "commit" else lanes)
+        self._priorities = priorities if priorities else None
+        normal = priorities.normal_lanes if priorities is not None else lanes
+        self.active = ActiveLanes(1 if order == "commit" else normal)
         self._applied_before = start.applied
         self._rules = rules
         self._prefer = prefer
@@ -97,12 +107,16 @@ class Planner:
         self._barrier_seq = 0
         self._parked_before = [decode_batch(record) for record in start.parked]
         self._parked = self._parked_in(start.generation)
+        self.applied = 0  # transactions, since this planner began
+        self.bytes = 0  # of the records kept
         self._parts_open = False  # the last unit of lane 0 is a part of a transaction that has not ended
 
     @property
     def full(self) -> bool:
         """Whether planning must pause until windows are applied. An open large transaction never waits."""
-        return len(self.windows) >= WINDOWS_MAX and self.chain.open_part < 0
+        return self.chain.open_part < 0 and (
+            len(self.windows) >= WINDOWS_MAX or self.bytes >= BYTES_MAX or sum(self._loads) >= TRANSACTIONS_MAX
+        )
 
     def plan_serially(self, last_position: int) -> None:
         """Plan the window that ends at `last_position` as one unit in source order (hidden dependences)."""
@@ -126,6 +140,7 @@ class Planner:
             record if batch.whole else b"",
         )  # fmt: skip
         self.windows.append(window)
+        self.bytes += len(window.record)
         wanted = [] if link.verdict is Verdict.REPEAT else self._missing(batch, link.first)
         behind = self._behind(batch, wanted)
         units = [self._park(window, batch, behind, now_us)] if behind else []
@@ -181,7 +196,7 @@ class Planner:
             return [self._barrier(window, batch, record, now_us, mode)]
         if batch.kind == "snapshot":
             return [self._snapshot(window, batch, record, now_us)]
-        if self.active.count == 1 and set(self._busy()) <= {0}:
+        if self._priorities is None and self.active.count == 1 and set(self._busy()) <= {0}:
             self.active.observe(1, 0)
             return [self._single(window, batch, record, now_us)]
         if not self._rules.admit(batch):
@@ -193,7 +208,7 @@ class Planner:
         for component in components if blind else ():
             waits = dependencies.setdefault(component, {})
             waits.update({lane: max(seq, waits.get(lane, 0)) for lane, seq in blind.items()})
-        lane_of, lane_waits = assign(components, dependencies, self._loads[: self.active.count], self._prefer)
+        lane_of, lane_waits = self._assign(batch, components, dependencies)
         chosen: dict[int, list[int]] = {}
         for component, transactions in components.items():
             chosen.setdefault(lane_of[component], []).extend(transactions)
@@ -204,6 +219,14 @@ class Planner:
         self._inflight.record(keys, {c: (lane, self._seqs[lane]) for c, lane in lane_of.items()})
         self.active.observe(len(units), sum(1 for unit in units if unit.waits))
         return units
+
+    def _assign(
+        self, batch: ChangeBatch, components: dict[int, list[int]], dependencies: dict[int, LaneSeqs]
+    ) -> tuple[dict[int, int], dict[int, LaneSeqs]]:
+        active, loads = self.active.count, self._loads
+        if self._priorities is None:
+            return assign(components, dependencies, loads[:active], self._prefer)
+        return self._priorities.assign(batch, components, dependencies, list(loads), active, self._prefer)
 
     def _busy(self) -> list[int]:
         return [lane for lane, queued in enumerate(self._queued) if queued]
@@ -258,7 +281,13 @@ class Planner:
         self._inflight.applied[lane] = seq
         queued = self._queued[lane]
         while queued and queued[0][0] <= seq:
-            self._loads[lane] -= queued.popleft()[1]
+            count = queued.popleft()[1]
+            self._loads[lane] -= count
+            self.applied += count
+
+    def measure(self, now_us: int) -> None:
+        """Let the controller of the active lanes see how fast the target applies. To be called often."""
+        self.active.measure(now_us, self.applied, backlog=sum(self._loads) >= BACKLOG_TRANSACTIONS)
 
     def retire(self) -> list[Window]:
         """Take out and return the windows at the front that are applied; parts only with their last."""
@@ -271,7 +300,9 @@ class Planner:
                 done = number
         for _ in range(done):
             self._inflight.forget_window()
-        return [self.windows.popleft() for _ in range(done)]
+        retired = [self.windows.popleft() for _ in range(done)]
+        self.bytes -= sum(len(window.record) for window in retired)
+        return retired
 
     def oldest_us(self) -> int:
         """Source commit time of the oldest transaction in flight, 0 when there is none."""

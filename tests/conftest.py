@@ -14,9 +14,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+
+# No deadline, since the machine may be busy; enough examples for every commit.
+settings.register_profile(
+    "headrace", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("long", settings.get_profile("headrace"), max_examples=3000)
+settings.load_profile("headrace")
 
 # fsync off: no test pulls the plug, and a killed server loses nothing that the kernel has.
 PG_SETTINGS = {

@@ -15,17 +15,21 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from connectors.base import LaneTarget, load_connector
 from pipeline.errors import ConfigError, RetriableError
-from pipeline.merging import QueuedUnit
+from pipeline.merge_limit import MergeLimit
+from pipeline.merging import Damage, QueuedUnit
 from schemas.apply_unit import LANES_MAX, decode_unit
 from schemas.change_batch import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
 from topologies.board import ProgressBoard
 from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
-from topologies.lane import Damage, LaneWorker
+from topologies.lane import LaneWorker
+from topologies.lane_report import lane_report
 from topologies.letters import LetterBox
+from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
+from topologies.turns import Turns
 
 log = logging.getLogger(__name__)
 POLL_S = 0.05
@@ -47,6 +51,8 @@ class Apply:
         self._paused: set[int] = set()
         self._committed: dict[int, int] = {}
         self._offsets: dict[str, dict[int, int]] = {}  # of the assignment in progress, read once a stream
+        self._turns = {s.name: Turns(s.target.table_priorities().rank_of_lane) for s in settings.streams}
+        self._reporters: dict[str, Reporter] = {}
         self._producer: Producer = make_producer(settings)
 
     def run(self) -> None:
@@ -74,6 +80,7 @@ class Apply:
             self._producer.poll(0)
             self._raise_failures()
             self._balance(consumer)
+            self._report()
             if time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
                 self._commit(consumer)
                 committed_s = time.monotonic()
@@ -91,6 +98,15 @@ class Apply:
         except SchemaError as error:
             queued = Damage(f"topic {self._topic}, partition {partition}, offset {offset}: {error}", len(value))
         self._workers[partition].put(queued)
+
+    def _report(self) -> None:
+        for worker in self._workers.values():
+            if worker.done_offset >= 0 or worker.queued[0]:
+                reporter = self._reporters.setdefault(
+                    worker.name, Reporter(self._settings, worker.stream, f"apply/{worker.lane}")
+                )
+                if reporter.due():
+                    reporter.send(self._producer, lane_report(worker, RECORDS_MAX, time.time_ns() // 1000))
 
     def _raise_failures(self) -> None:
         for worker in self._workers.values():
@@ -162,8 +178,10 @@ class Apply:
 
         letters = LetterBox(self._settings, self._producer) if stream.target.on_error == "park" else None
         worker = LaneWorker(
-            stream.name, lane, connect, self._publish, self._board, stream.target.merge_transactions_max, letters
-        )
+            stream.name, lane, connect, self._publish, self._board,
+            MergeLimit(stream.target.merge_transactions_max, stream.target.commit_ms_max / 1000),
+            self._turns[stream.name].turn, letters,
+        )  # fmt: skip
         worker.start()
         return worker
 

@@ -10,15 +10,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from connectors.base import Source, Tail, load_connector
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
+from pipeline.linger import AdaptiveLinger
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
 from schemas.errors import SchemaError
 from schemas.role_report import Buffer, RoleReport
 from topologies.kafka import last_record, make_admin, make_producer
+from topologies.lead import LeadWatch
 from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
@@ -26,6 +29,7 @@ from topologies.topics import ensure_topics
 log = logging.getLogger(__name__)
 UNACKNOWLEDGED_BYTES_MAX = 32 * 1024 * 1024
 UNACKNOWLEDGED_RECORDS_MAX = 1000
+UNACKNOWLEDGED_CHANGES_MAX = 10_000  # row changes; one batch may come on top
 BACK_PRESSURE_POLL_S = 0.01
 
 
@@ -38,10 +42,13 @@ class Capture:
         self._stopping = stopping
         self._topic = settings.topic("changes")
         self._partition = settings.numbers()[stream.name]
-        self._waiting: deque[int] = deque()  # sizes of the records not yet acknowledged
+        self._waiting: deque[tuple[int, int]] = deque()  # bytes and row changes of the records not yet acknowledged
         self._bytes = 0
+        self._changes = 0
+        self._lead = LeadWatch(stream)
         self._failed: KafkaError | None = None
         self._reporter = Reporter(settings, stream.name, "capture")
+        self._linger = AdaptiveLinger() if stream.source.linger_ms is None else None
         self._place = (0, 0, 0)  # generation, position and commit time of the last transaction sent
 
     def run(self) -> None:
@@ -53,12 +60,14 @@ class Capture:
         make = load_connector(self._stream.source.connector).source
         if make is None:
             raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
-        source = make(self._stream.name, self._stream.source_settings())
+        source = make(self._stream.name, replace(self._stream.source_settings(), linger=self._linger))
         producer = make_producer(self._settings)
         log.info("stream %s: capture starts %s", self._stream.name, _start_text(tail))
+        self._lead.start()
         try:
             self._copy(source, producer, tail)
         finally:
+            self._lead.stop()
             producer.flush(10)
             source.close()
 
@@ -99,12 +108,14 @@ class Capture:
         for batch in source.batches(tail):
             if self._stopping():
                 return
+            if self._linger is not None:
+                self._linger.batch(len(batch.positions) if batch is not None else 0, time.time_ns() // 1000)
             if batch is not None:
                 self._send(source, producer, batch)
             producer.poll(0)
             self._check_failed()
             self._report(producer)
-            while self._bytes > UNACKNOWLEDGED_BYTES_MAX or len(self._waiting) > UNACKNOWLEDGED_RECORDS_MAX:
+            while self._full or self._lead.behind:
                 source.keepalive()
                 producer.poll(BACK_PRESSURE_POLL_S)
                 self._check_failed()
@@ -112,24 +123,43 @@ class Capture:
                 if self._stopping():
                     return
 
+    @property
+    def _full(self) -> bool:
+        """Whether the broker has to acknowledge something first."""
+        return (
+            self._bytes > UNACKNOWLEDGED_BYTES_MAX
+            or self._changes > UNACKNOWLEDGED_CHANGES_MAX
+            or len(self._waiting) > UNACKNOWLEDGED_RECORDS_MAX
+        )
+
     def _report(self, producer: Producer) -> None:
         if not self._reporter.due():
             return
         generation, position, commit_time_us = self._place
         buffers = [
+            Buffer("unacknowledged changes", self._changes, UNACKNOWLEDGED_CHANGES_MAX, "changes"),
             Buffer("unacknowledged records", len(self._waiting), UNACKNOWLEDGED_RECORDS_MAX, "records"),
             Buffer("unacknowledged bytes", self._bytes, UNACKNOWLEDGED_BYTES_MAX, "bytes"),
+            Buffer("ahead of the target", *self._lead.state, "bytes"),
         ]
         self._reporter.send(producer, RoleReport(
-            self._stream.name, "capture", time.time_ns() // 1000, generation, position, commit_time_us, buffers=buffers,
+            self._stream.name, "capture", time.time_ns() // 1000, generation, position, commit_time_us,
+            controls=[self._linger.control()] if self._linger is not None else [], buffers=buffers,
         ))  # fmt: skip
 
     def _send(self, source: Source, producer: Producer, batch: ChangeBatch) -> None:
         record = encode_batch(batch)
-        end_position = batch.end_position
+        end_position, sent_s = batch.end_position, time.monotonic()
 
-        def acknowledged(error: KafkaError | None, _: Message) -> None:
-            self._bytes -= self._waiting.popleft()
+        def acknowledged(error: KafkaError | None, message: Message) -> None:
+            size, changes = self._waiting.popleft()
+            self._bytes -= size
+            self._changes -= changes
+            offset = message.offset()
+            if error is None and offset is not None:
+                self._lead.sent(offset, size)
+            if self._linger is not None:
+                self._linger.acknowledged((time.monotonic() - sent_s) * 1000)
             if error is not None:
                 self._failed = self._failed or error
             elif self._failed is None and end_position:
@@ -138,8 +168,9 @@ class Capture:
 
         if batch.positions and batch.last_part:
             self._place = (batch.generation, batch.last_position, batch.commit_times_us[-1])
-        self._waiting.append(len(record))
+        self._waiting.append((len(record), batch.rows()))
         self._bytes += len(record)
+        self._changes += batch.rows()
         producer.produce(
             self._topic, record, key=self._stream.name, partition=self._partition, on_delivery=acknowledged,
             timestamp=time.time_ns() // 1_000_000,

@@ -11,12 +11,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
-from pipeline.merging import QueuedUnit, may_follow
+from pipeline.merge_limit import MergeLimit
+from pipeline.merging import Damage, QueuedUnit, may_follow, transactions_of
 from schemas.apply_unit import PARK, SERIAL
 from schemas.errors import SchemaError
 from schemas.progress import Failure, Progress
@@ -26,7 +28,7 @@ from topologies.letters import LetterBox
 from topologies.target_connection import TargetConnection
 
 log = logging.getLogger(__name__)
-QUEUED_UNITS_MAX = 256
+QUEUED_UNITS_MAX = 256  # then the lane's partition is paused; what one read of the consumer holds may still come
 QUEUED_BYTES_MAX = 32 * 1024 * 1024
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 IDLE_S = 0.1
@@ -37,14 +39,6 @@ MAPPING_STATES = ("42P01", "42703")  # the target's catalogue, as it was when th
 PARKING_LANE = 0  # where the planner sends what may be parked
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A record of the lane that can't be read; `text` says where and why."""
-
-    text: str
-    size: int
-
-
 class LaneWorker(threading.Thread):
     """Applies the units of one (stream, lane). `connect` opens the target; `publish` sends progress.
 
@@ -53,7 +47,8 @@ class LaneWorker(threading.Thread):
 
     def __init__(
         self, stream: str, lane: int, connect: Callable[[], LaneTarget], publish: Callable[[Progress], None],
-        board: ProgressBoard, transactions_max: int, letters: LetterBox | None = None,
+        board: ProgressBoard, merge: MergeLimit, turn: Callable[[int], AbstractContextManager[None]],
+        letters: LetterBox | None = None,
     ) -> None:  # fmt: skip
         super().__init__(name=f"{stream}/{lane}", daemon=True)
         self.stream = stream
@@ -66,7 +61,9 @@ class LaneWorker(threading.Thread):
         self._publish = publish
         self._letters = letters
         self._board = board
-        self._transactions_max = transactions_max
+        self.merge = merge
+        self._turn = turn
+        self._limited = False  # the limit kept the next unit out of the group at work
         self._queue: queue.SimpleQueue[QueuedUnit | Damage] = queue.SimpleQueue()
         self._ahead: QueuedUnit | Damage | None = None
         self._target = TargetConnection(connect, self._stopping.wait)
@@ -86,7 +83,13 @@ class LaneWorker(threading.Thread):
     @property
     def full(self) -> bool:
         """Whether the caller should stop reading this lane's partition."""
-        return self._queue.qsize() >= QUEUED_UNITS_MAX or self._bytes_in - self._bytes_out >= QUEUED_BYTES_MAX
+        units, size = self.queued
+        return units >= QUEUED_UNITS_MAX or size >= QUEUED_BYTES_MAX
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Units and bytes in the queue."""
+        return self._queue.qsize(), self._bytes_in - self._bytes_out
 
     def stop(self) -> None:
         """Ask the thread to end after the commit it is at."""
@@ -138,21 +141,27 @@ class LaneWorker(threading.Thread):
             self._failure = None
         if not self._wait(first):
             return
-        self._begun_us = time.time_ns() // 1000
-        if first.unit.mode == PARK:
-            self._settled([first], self._commit([first], serial=True))
-            return
-        group = [first]
+        with self._turn(self.lane):
+            self._begun_us = time.time_ns() // 1000
+            if first.unit.mode == PARK:
+                self._settled([first], self._commit([first], serial=True))
+            else:
+                self._apply(self._collect(first))
+
+    def _collect(self, first: QueuedUnit) -> list[QueuedUnit]:
+        """`first` and the units behind it that may share its target transaction."""
+        group, self._limited = [first], False
         while (unit := self._take(0)) is not None:
             if isinstance(unit, Damage):
                 self._ahead = unit
                 break
             ready = self._board.met(self.stream, unit.unit.epoch, unit.unit.waits)
-            if not ready or not may_follow(group, unit, self._transactions_max, GROUP_BYTES_MAX):
+            if not ready or not may_follow(group, unit, self.merge.limit, GROUP_BYTES_MAX):
                 self._ahead = unit
+                self._limited = ready and transactions_of([*group, unit]) > self.merge.limit
                 break
             group.append(unit)
-        self._apply(group)
+        return group
 
     def _is_old(self, queued: QueuedUnit) -> bool:
         unit = queued.unit
@@ -174,8 +183,11 @@ class LaneWorker(threading.Thread):
         return True
 
     def _apply(self, group: list[QueuedUnit]) -> None:
+        begun_s = time.monotonic()
         try:
             applied = self._commit(group, serial=False)
+            taken_s, now_us = time.monotonic() - begun_s, time.time_ns() // 1000
+            self.merge.observe(transactions_of(group), taken_s, now_us, limited=self._limited)
         except RefusedError as error:
             if not group[0].batch.whole:
                 # The target has tried a part in order, and everything before it is applied: no way is left.

@@ -11,6 +11,7 @@ import copy
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from connectors import base
 from pipeline.errors import ConfigError
 from pipeline.levels import Thresholds
+from pipeline.priorities import CLASSES, Priorities, lanes_needed
 from schemas.apply_unit import LANES_MAX
 
 ENV_CONFIG = "HEADRACE_CONFIG"
@@ -29,7 +31,7 @@ ENV_PREFIX = "HEADRACE_"
 EMBEDDED = "embedded"
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-_LISTS = ("tables", "exclude", "cache")  # comma-separated in the environment
+_LISTS = ("tables", "exclude", "cache", *CLASSES)  # comma-separated in the environment
 Scalar = str | int | float | bool
 
 
@@ -103,9 +105,37 @@ class SourceConfig(_Model):
     snapshot: Literal["initial", "never"] = Field(
         "initial", description="`initial` copies the tables first; `never` replicates changes only"
     )
-    linger_ms: float = Field(5.0, ge=0, le=1000, description="how long a change batch may wait for more transactions")
+    linger_ms: float | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="how long a change batch may wait for more transactions; default: 1 to 20, by their rate",
+    )
     batch_transactions_max: int = Field(1000, ge=1, le=10_000, description="transactions in one change batch")
     batch_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024, description="row bytes in one change batch")
+    ahead_mb_max: int = Field(
+        default=65_536,
+        ge=1,
+        description="MiB in `changes` that the target has not applied, beyond which capture pauses; the source's log "
+        "keeps the rest",
+    )
+
+
+class PriorityConfig(_Model):
+    """`[streams.target.priorities]`: classes of tables, by shell-style patterns on `schema.table`."""
+
+    critical: tuple[str, ...] = Field(
+        default=(), description="tables whose independent transactions take a lane of their own"
+    )
+    high: tuple[str, ...] = Field(default=(), description="the same, behind `critical`")
+    normal: tuple[str, ...] = Field(
+        default=(), description="exceptions from `low`; every table without a class is normal too"
+    )
+    low: tuple[str, ...] = Field(default=(), description="tables that may wait for all others, though never for long")
+
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Class -> patterns."""
+        return {name: getattr(self, name) for name in CLASSES}
 
 
 class TargetConfig(_Model):
@@ -130,8 +160,28 @@ class TargetConfig(_Model):
         "letter together with later ones that depend on it",
     )
     merge_transactions_max: int = Field(
-        4000, ge=1, le=100_000, description="source transactions merged into one target transaction"
+        4000, ge=1, le=100_000, description="most source transactions merged into one target transaction"
     )
+    commit_ms_max: int = Field(
+        default=500, ge=1, le=60_000, description="target transactions that take longer are made smaller, if that helps"
+    )
+    priorities: PriorityConfig = PriorityConfig()
+
+    @model_validator(mode="after")
+    def _check_priorities(self) -> TargetConfig:
+        needed = lanes_needed(self.priorities.patterns())
+        if needed > 1 and self.order == "commit":
+            raise ValueError('priorities need order = "dependent": in commit order no transaction overtakes another')
+        if needed > self.lanes:
+            raise ValueError(
+                f"priorities need {needed} lanes, one for each class with tables and one for the rest; there are "
+                f"{self.lanes}: raise `lanes`"
+            )
+        return self
+
+    def table_priorities(self) -> Priorities:
+        """The planner's and the lanes' view of `priorities`."""
+        return Priorities(self.priorities.patterns(), self.lanes)
 
 
 class LagConfig(_Model):
@@ -183,10 +233,11 @@ class StreamConfig(_Model):
     def source_settings(self) -> base.SourceSettings:
         """The connector's view of the source."""
         source = self.source
-        return base.SourceSettings(
-            source.dsn.get_secret_value(), source.tables, source.exclude, source.snapshot, source.linger_ms,
-            source.batch_transactions_max, source.batch_bytes_max,
+        settings = base.SourceSettings(
+            source.dsn.get_secret_value(), source.tables, source.exclude, source.snapshot,
+            batch_transactions_max=source.batch_transactions_max, batch_bytes_max=source.batch_bytes_max,
         )  # fmt: skip
+        return settings if source.linger_ms is None else replace(settings, linger_ms=source.linger_ms)
 
     def target_settings(self) -> base.TargetSettings:
         """The connector's view of the target."""

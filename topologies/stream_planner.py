@@ -109,7 +109,10 @@ class StreamPlanner:
         start = await self._with_ledger(lambda ledger: ledger.takeover())
         rules = KeyRules(await self._with_ledger(lambda ledger: ledger.catalogue()))
         target = self._stream.target
-        self._planner = Planner(self._stream.name, start, rules, lanes=target.lanes, order=target.order)
+        self._planner = Planner(
+            self._stream.name, start, rules, lanes=target.lanes, order=target.order,
+            priorities=target.table_priorities(),
+        )  # fmt: skip
         self._next_offset = -1
         self._passed = (start.generation, start.watermark)
         log.info(
@@ -243,6 +246,7 @@ class StreamPlanner:
                 return
             if self._undelivered:
                 raise RetriableError(f"stream {self._stream.name}: a unit was not delivered: {self._undelivered}")
+            planner.measure(time.time_ns() // 1000)
             if self._reporter.due():
                 self._report(planner, self._made_producer())
             now_s = time.monotonic()

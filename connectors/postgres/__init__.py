@@ -5,7 +5,7 @@ from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
 from connectors.postgres.dead_letters import PostgresDeadLetters
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
-from connectors.postgres.replication import position_text
+from connectors.postgres.replication import parse_lsn, position_text
 from connectors.postgres.rows import PostgresRows
 from connectors.postgres.source import PostgresSource
 from connectors.postgres.verify import verify_tables
@@ -21,4 +21,5 @@ CONNECTOR = Connector(
     rows=PostgresRows,
     verify=verify_tables,
     position_text=position_text,
+    parse_position=parse_lsn,
 )

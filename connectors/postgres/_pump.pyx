@@ -100,7 +100,7 @@ def pump(get_copy_data, decoder, Py_ssize_t messages_max, Py_ssize_t bytes_max):
     cdef Py_buffer view
     cdef Pump state = Pump(decoder)
     try:
-        while done < messages_max or (state.in_transaction and state.bytes < bytes_max):
+        while done < messages_max or state.in_transaction:
             size, message = get_copy_data(1)
             if size <= 0:
                 return size, done, None
@@ -116,6 +116,8 @@ def pump(get_copy_data, decoder, Py_ssize_t messages_max, Py_ssize_t bytes_max):
                 decoder.feed(bytes(message))
                 state.load()
             done += 1
+            if state.bytes >= bytes_max:
+                break
         return 1, done, None
     finally:
         state.store()

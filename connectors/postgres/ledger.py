@@ -133,6 +133,14 @@ class PostgresLedger:
             found.setdefault(of_generation, set()).update(positions)
         return {of_generation: frozenset(positions) for of_generation, positions in found.items()}
 
+    def applied(self) -> dict[int, frozenset[int]]:
+        """Read what is applied above the watermark."""
+        row = self.stream_row()
+        if row is None:
+            return {}
+        with translated(f"{self._where}: reading applied positions"):
+            return self._applied(row.generation, row.watermark)
+
     def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
         """Move the watermark forward; see `connectors.base.Ledger`."""
         with translated(f"{self._where}: advancing the watermark"), self._conn.transaction():

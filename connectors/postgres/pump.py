@@ -23,13 +23,13 @@ def pump_python(
 ) -> tuple[int, int, memoryview | None]:
     """Feed messages into `decoder` until there is a reason to stop.
 
-    Stops between transactions after `messages_max` messages, or inside of one whose batch has reached
-    `bytes_max`. Returns what PQgetCopyData said last (0: nothing buffered, -1: the stream has ended), the
-    number of messages fed, and a message that is no WAL data, which is the caller's to handle.
+    Stops between transactions after `messages_max` messages, and anywhere once the batch has reached
+    `bytes_max`, after a message at least. Returns what PQgetCopyData said last (0: nothing buffered, -1: the
+    stream has ended), the number of messages fed, and a message that is no WAL data, which is the caller's to handle.
     """
     done = 0
     feed, builder = decoder.feed, decoder.builder
-    while done < messages_max or (decoder.in_transaction and builder.bytes < bytes_max):
+    while done < messages_max or decoder.in_transaction:
         size, message = get_copy_data(1)
         if size <= 0:
             return size, done, None
@@ -37,6 +37,8 @@ def pump_python(
             return size, done, message
         feed(bytes(message))
         done += 1
+        if builder.bytes >= bytes_max:
+            break
     return 1, done, None
 
 

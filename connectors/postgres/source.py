@@ -131,11 +131,12 @@ class PostgresSource:
         settings = self._settings
         if decoder.in_transaction or not builder.positions:
             return False
+        linger_ms = settings.linger.ms if settings.linger is not None else settings.linger_ms
         return (
             builder.part > 0
             or len(builder.positions) >= settings.batch_transactions_max
             or builder.bytes >= settings.batch_bytes_max
-            or age_ms >= (settings.linger_ms if empty else LINGER_BUSY_MS)
+            or age_ms >= (linger_ms if empty else LINGER_BUSY_MS)
         )
 
     def _cut_transaction(self, builder: BatchBuilder, decoder: PgOutputDecoder) -> Iterator[ChangeBatch]:

@@ -7,6 +7,7 @@ import json
 import psycopg
 import pytest
 
+from headrace.console import EX_FAILURE
 from headrace.recent import newest_lag, recent_reports
 from pipeline.lag import STAGES
 from schemas.lag import Lag
@@ -50,6 +51,7 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(make_rig: MakeRig, mon
             rig.until(lambda: len(server.posts) == 2, "the alert is posted, and once more after a refusal")
             assert lag_of(rig).level == "warning"
             assert (lag_of(rig).age_s or 0) >= 2
+            _check_explanation(rig)
         rig.wait_until_equal("item")
         rig.until(lambda: lag_of(rig).age_s == 0, "the last commit is old, but nothing is left to apply")
     assert [body["level"] for _, body in server.posts] == ["warning", "warning"]
@@ -59,6 +61,21 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(make_rig: MakeRig, mon
     assert "s3cret" not in rig.log("monitor")
     _check_stages(lag_of(rig))
     _check_status(rig)
+
+
+def _check_explanation(rig: Rig) -> None:
+    """While the target's table is locked; the waiting transaction is the newest window."""
+    text = invoke("explain", "-c", str(rig.config_path)).out
+    assert "1 transactions, 1 row changes; 0 are applied" in text
+    position = text.partition("transaction ")[2].partition(":")[0]
+    assert "is next: it is being applied, or the target makes it wait (a lock?)" in text
+    assert "apply/0: merge limit 4,000 transactions a commit" in text
+    assert invoke("explain", "-c", str(rig.config_path), "--window", position).out.startswith(text[:100])
+    assert "<svg" in invoke("explain", "-c", str(rig.config_path), "--format", "svg").out
+    assert "digraph" in invoke("explain", "-c", str(rig.config_path), "--format", "dot").out
+    absent = invoke("explain", "-c", str(rig.config_path), "--window", "FFFF/0")
+    assert absent.code == EX_FAILURE
+    assert "position FFFF/0 was not captured yet" in absent.err
 
 
 def _check_stages(lag: Lag) -> None:

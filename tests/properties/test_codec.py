@@ -14,6 +14,7 @@ from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_lett
 from schemas.errors import SchemaError
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
 from schemas.progress import Failure, Progress, decode_progress, encode_progress
+from schemas.role_report import Buffer, Control, RoleReport, decode_report, encode_report
 from schemas.rows import key_fields, pack_fields, pack_row, row_fields
 from tests.properties.strategies import batches, int64s, names, times_us
 
@@ -45,14 +46,24 @@ letters = st.builds(
 )  # fmt: skip
 seconds = st.none() | st.floats(0, 1e6)
 lags = st.builds(
-    Lag, stream=names, time_us=times_us, commit_time_us=times_us, queued=counts, lanes=counts,
+    Lag, stream=names, time_us=times_us, commit_time_us=times_us, age_s=seconds, level=names, level_us=times_us,
+    level_reason=names, queued=counts, lanes=counts,
     windows=st.lists(
         st.builds(
             LagWindow, seconds=counts, stage=names, transactions=int64s, rows=int64s, p50_s=seconds, p95_s=seconds,
-            p99_s=seconds,
+            p99_s=seconds, mean_s=seconds, variance_s2=seconds,
         ),
         max_size=3,
     ),
+)  # fmt: skip
+reports = st.builds(
+    RoleReport, stream=names, role=names, time_us=times_us, generation=int64s, position=int64s, commit_time_us=times_us,
+    oldest_us=times_us, lag_buckets=st.dictionaries(names, st.binary(max_size=16), max_size=3),
+    controls=st.lists(
+        st.builds(Control, name=names, value=st.floats(-1e9, 1e9), unit=names, changed_us=times_us, reason=names),
+        max_size=3,
+    ),
+    buffers=st.lists(st.builds(Buffer, name=names, used=int64s, limit=int64s, unit=names), max_size=3),
 )  # fmt: skip
 CODECS = [
     pytest.param(batches(), encode_batch, decode_batch, id="change_batch"),
@@ -60,6 +71,7 @@ CODECS = [
     pytest.param(progresses, encode_progress, decode_progress, id="progress"),
     pytest.param(letters, encode_dead_letter, decode_dead_letter, id="dead_letter"),
     pytest.param(lags, encode_lag, decode_lag, id="lag"),
+    pytest.param(reports, encode_report, decode_report, id="role_report"),
 ]
 
 
@@ -94,7 +106,7 @@ def test_damage_is_refused_or_leaves_a_valid_record(
 
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
-    for decode in (decode_batch, decode_unit, decode_progress, decode_dead_letter, decode_lag):
+    for decode in (decode_batch, decode_unit, decode_progress, decode_dead_letter, decode_lag, decode_report):
         with pytest.raises(SchemaError):
             decode(noise)
 

@@ -96,6 +96,27 @@ def test_messages(work: list[list[tuple[str, int, list[tuple[int, Value]], list[
     assert decoded(pumps.pump, messages, messages_max, skip_to) == decoded(pump_python, messages, messages_max, skip_to)
 
 
+@pytest.mark.parametrize("pump", [pump_python, pytest.param(pumps.pump, marks=compiled)])
+@pytest.mark.parametrize("rows_a_transaction", [1, 100])
+def test_a_batch_is_never_much_larger_than_its_limit(pump: Pump, rows_a_transaction: int) -> None:
+    builder = BatchBuilder("s", 1, 0)
+    decoder = PgOutputDecoder(builder, 0, {23: "int4"}, lambda *_: None)
+    insert = change("I", OIDS[0], [(ord("b"), b"x" * 1000)] * 3, [])
+    messages = [relation(OIDS[0])]
+    for number in range(0, 100, rows_a_transaction):
+        messages.append(wal(b"B" + struct.pack("!qqI", 100 * number + 1, 0, 7)))
+        messages += [insert] * rows_a_transaction
+        messages.append(wal(b"C" + struct.pack("!Bqqq", 0, 0, 100 * number + 1, 0)))
+    left = [memoryview(message) for message in messages]
+    sizes = []
+    while left:
+        pump(lambda _: (1, left.pop(0)) if left else (0, memoryview(b"")), decoder, 512, 5000)
+        sizes.append(builder.bytes)
+        builder.bytes = 0
+    assert max(sizes) < 5000 + 2 * len(insert)
+    assert len(sizes) > 10
+
+
 @compiled
 @given(st.lists(st.integers(-(2**31), 2**31 - 1)))
 def test_sorted(numbers: list[int]) -> None:

@@ -40,10 +40,10 @@ def test_waits_of_sets_in_one_unit_are_joined_at_their_highest() -> None:
     assert waits == {1: {0: 8, 2: 2}}
 
 
-def test_a_lane_that_is_no_longer_active_takes_dependents_only_when_no_other_can() -> None:
-    lane_of, waits = assign(sets(1, 1), {0: {5: 1}, 1: {5: 1, 0: 2}}, [0, 0])
-    assert lane_of == {0: 5, 1: 0}
-    assert waits == {5: {}, 0: {5: 1}}
+def test_a_lane_that_is_no_longer_active_gets_nothing_more() -> None:
+    lane_of, waits = assign(sets(1, 1), {0: {5: 1}, 1: {5: 1, 0: 2}}, [9, 0])
+    assert lane_of == {0: 1, 1: 0}
+    assert waits == {1: {5: 1}, 0: {5: 1}}
 
 
 def test_small_windows_stay_in_one_lane() -> None:

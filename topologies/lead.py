@@ -1,0 +1,78 @@
+"""Back-pressure: capture pauses while `changes` is too far ahead of the target.
+
+The source keeps in its own log what is not read, and Kafka needs no more room than the limit. The ledger is
+asked by a thread of its own, since a target that is away must not keep capture from answering its source.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from connectors.base import Ledger, load_connector
+from pipeline.errors import HeadraceError
+from pipeline.lead import Lead
+from topologies.settings import StreamConfig
+
+log = logging.getLogger(__name__)
+ASK_S = 1.0
+
+
+class LeadWatch(threading.Thread):
+    """Keeps a stream's lead; `behind` says whether capture has to pause. Thread-safe."""
+
+    def __init__(self, stream: StreamConfig) -> None:
+        super().__init__(name=f"lead {stream.name}", daemon=True)
+        self._stream = stream
+        self._limit = stream.source.ahead_mb_max * 1024 * 1024
+        self._lead = Lead()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def sent(self, offset: int, size: int) -> None:
+        """A record was acknowledged."""
+        with self._lock:
+            self._lead.sent(offset, size)
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Bytes ahead of the target, and their limit."""
+        with self._lock:
+            return self._lead.bytes, self._limit
+
+    @property
+    def behind(self) -> bool:
+        """Whether the target is too far behind."""
+        ahead, limit = self.state
+        return ahead > limit
+
+    def stop(self) -> None:
+        """End the thread after the question it is at."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Ask the ledger once a second."""
+        ledger: Ledger | None = None
+        while not self._stopping.wait(ASK_S):
+            try:
+                ledger = ledger or self._open()
+                row = ledger.stream_row()
+            except HeadraceError as error:  # the lanes tell the operator; until it is back nothing is applied
+                log.debug("stream %s: %s", self._stream.name, error)
+                ledger = self._closed(ledger)
+                continue
+            if row is not None:
+                with self._lock:
+                    self._lead.applied(row.changes_offset)
+        self._closed(ledger)
+
+    def _open(self) -> Ledger:
+        make = load_connector(self._stream.target.connector).ledger
+        if make is None:
+            raise HeadraceError(f"connector {self._stream.target.connector} is no target")
+        return make(self._stream.name, self._stream.target_settings())
+
+    @staticmethod
+    def _closed(ledger: Ledger | None) -> None:
+        if ledger is not None:
+            ledger.close()
