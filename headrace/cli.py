@@ -12,14 +12,16 @@ import typer
 from headrace import commands
 from headrace.console import EXPECTED_ERRORS, exit_code, report
 from headrace.dead_letters import app as dead_letters_app
+from headrace.directory import app as directory_app
+from headrace.options import DEFAULT_CONFIG, Config, Json, Stream
 from headrace.roles import run_role
-from topologies.settings import ENV_CONFIG
 
 app = typer.Typer(
     help="Replicate one database into another through Apache Kafka, transaction by transaction.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(directory_app, name="directory")
 
 
 class ExplainFormat(StrEnum):
@@ -32,14 +34,8 @@ class ExplainFormat(StrEnum):
 
 ROLES = "Roles (started by `run`)"
 
-Config = Annotated[
-    Path, typer.Option("-c", "--config", envvar=ENV_CONFIG, help="Configuration file (TOML).", show_default=True)
-]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more.")]
-Stream = Annotated[str | None, typer.Option("--stream", help="One stream only; default: all of the file.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for each stream.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_CONFIG = Path("headrace.toml")
 
 
 @app.command()
@@ -88,6 +84,12 @@ def cache(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
 def fusion(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
     """Keep the newest version of each cached block in Kafka (a Faust application)."""
     raise typer.Exit(run_role("fusion", config, verbose=verbose))
+
+
+@app.command(rich_help_panel=ROLES)
+def affinity(config: Config = DEFAULT_CONFIG, verbose: Verbose = False) -> None:
+    """Decide which node masters which rows (a Faust application; with directory.enabled)."""
+    raise typer.Exit(run_role("affinity", config, verbose=verbose))
 
 
 @app.command(rich_help_panel=ROLES)

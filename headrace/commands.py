@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from headrace.configuration import reachable_settings, read_settings, with_servers
@@ -15,6 +14,7 @@ from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import embedded_kafka
 from headrace.explain import explain
 from headrace.explain_text import explanation
+from headrace.options import console as _console
 from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
 from headrace.status import stream_status
@@ -24,13 +24,6 @@ from headrace.verify import as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
 from schemas.packed import COMPILED
 from topologies.settings import EMBEDDED, Settings
-
-WIDTH_MIN = 120  # of a table that goes to a file or a pipe
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(WIDTH_MIN, console.width))
 
 
 def wait(config: Path, stream: str | None, timeout_s: float) -> int:

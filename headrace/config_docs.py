@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from topologies.settings import (
     CacheSettings,
+    DirectorySettings,
     KafkaSettings,
     LagConfig,
     MonitorSettings,
@@ -40,6 +41,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[kafka]", KafkaSettings),
     ("[monitor]", MonitorSettings),
     ("[cache]", CacheSettings),
+    ("[directory]", DirectorySettings),
     ("[[streams]]", StreamConfig),
     ("[streams.source]", SourceConfig),
     ("[streams.target]", TargetConfig),

@@ -10,31 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from connectors.base import ChangeText, LetterOutcome
 from headrace.configuration import read_settings
 from headrace.console import EX_FAILURE, EX_OK
+from headrace.options import DEFAULT_CONFIG, Config, Json, Stream
+from headrace.options import console as _console
 from headrace.streams import chosen_streams, dead_letters
 from pipeline.errors import ConfigError
 from schemas.change_batch import decode_batch
 from schemas.dead_letter import DeadLetter
-from topologies.settings import ENV_CONFIG, StreamConfig
+from topologies.settings import StreamConfig
 
 app = typer.Typer(help="Look at transactions that the target refused; replay or discard them.", no_args_is_help=True)
-Config = Annotated[Path, typer.Option("-c", "--config", envvar=ENV_CONFIG, help="Configuration file (TOML).")]
-Stream = Annotated[str | None, typer.Option("--stream", help="One stream only; default: all of the file.")]
 Positions = Annotated[list[int] | None, typer.Option("--position", help="A letter's position; may be repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_CONFIG = Path("headrace.toml")
-WIDTH_MIN = 120  # of a table that goes to a file or a pipe
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(WIDTH_MIN, console.width))
 
 
 @app.command(name="list")

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.configuration import reachable_settings
 from headrace.console import ENV_SUPERVISOR, EX_OK, EXPECTED_ERRORS, exit_code, report, setup_logging
@@ -25,11 +25,10 @@ from topologies.capture import Capture
 from topologies.settings import Settings, StreamConfig
 
 if TYPE_CHECKING:
-    from topologies.fusion import FusionApp
-    from topologies.planner import PlannerApp
+    import faust
 
 log = logging.getLogger(__name__)
-ROLES = ("capture", "plan", "apply", "monitor", "cache", "fusion")
+ROLES = ("capture", "plan", "apply", "monitor", "cache", "fusion", "affinity")
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_S = 60.0  # a capture that has run for so long begins again with the shortest pause
 PLAN_STOP_S = 10.0  # Faust's, which waits for a broker that is away
@@ -154,17 +153,31 @@ def _capture(settings: Settings, stop: StopFlag) -> None:
 def _plan(settings: Settings, stop: StopFlag) -> None:
     from topologies.planner import create  # Faust is slow to import, and only this role needs it
 
+    _serve_faust(create, settings, stop)
+
+
+class FaustRole(Protocol):
+    """A role that is a Faust application; `fatal` is the error that stopped it."""
+
+    app: faust.App
+
+    @property
+    def fatal(self) -> Exception | None:
+        """The error that stopped the application, if one did."""
+
+
+def _serve_faust(create: Callable[[Settings], FaustRole], settings: Settings, stop: StopFlag) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # Faust binds to the thread's loop when the application is made
-    planner = create(settings)
-    loop.run_until_complete(_serve(planner, stop))
-    if planner.fatal is not None:
-        raise planner.fatal
+    role = create(settings)
+    loop.run_until_complete(_serve(role, stop))
+    if role.fatal is not None:
+        raise role.fatal
 
 
-async def _serve(planner: PlannerApp | FusionApp, stop: StopFlag) -> None:
+async def _serve(role: FaustRole, stop: StopFlag) -> None:
     """Run the Faust application without its own worker, which would take over logging and the exit code."""
-    app = planner.app
+    app = role.app
     app.in_worker = True
     start = asyncio.ensure_future(app.start())
     # A signal handler sets the flag, outside the loop.
@@ -179,7 +192,7 @@ async def _serve(planner: PlannerApp | FusionApp, stop: StopFlag) -> None:
     if not stopping.done() and stop.is_set():
         log.warning("not stopped after %.0f s (is the broker away?); it keeps no state, ending", PLAN_STOP_S)
         os._exit(EX_OK)  # Faust's threads would keep the process alive
-    if planner.fatal is None and not stop.is_set():
+    if role.fatal is None and not stop.is_set():
         reason = app.crash_reason or (None if start.cancelled() else start.exception())
         raise RetriableError(f"the Faust application ended: {reason!r}")
 
@@ -188,7 +201,7 @@ def _failed(task: asyncio.Future[None]) -> bool:
     return task.done() and task.exception() is not None
 
 
-# ---- apply, monitor ----------------------------------------------------------------------------
+# ---- apply, monitor --------------------------------------------------------------------------------------
 
 
 def _apply(settings: Settings, stop: StopFlag) -> None:
@@ -201,7 +214,7 @@ def _monitor(settings: Settings, stop: StopFlag) -> None:
     Monitor(settings, stop.is_set).run()
 
 
-# ---- cache, fusion -----------------------------------------------------------------------------
+# ---- cache, fusion, affinity -------------------------------------------------------------------
 
 
 def _cache(settings: Settings, stop: StopFlag) -> None:
@@ -211,16 +224,18 @@ def _cache(settings: Settings, stop: StopFlag) -> None:
 
 
 def _fusion(settings: Settings, stop: StopFlag) -> None:
-    from topologies.fusion import create
+    from topologies.fusion import create  # as above
 
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    fusion = create(settings)
-    loop.run_until_complete(_serve(fusion, stop))
-    if fusion.fatal is not None:
-        raise fusion.fatal
+    _serve_faust(create, settings, stop)
+
+
+def _affinity(settings: Settings, stop: StopFlag) -> None:
+    from topologies.affinity import create  # as above
+
+    _serve_faust(create, settings, stop)
 
 
 _MAIN: dict[str, Callable[[Settings, StopFlag], None]] = {
     "capture": _capture, "plan": _plan, "apply": _apply, "monitor": _monitor, "cache": _cache, "fusion": _fusion,
+    "affinity": _affinity,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from headrace.configuration import read_settings
 from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TEMPFAIL, setup_logging
 from headrace.embedded import EmbeddedKafka, embedded_kafka
 from headrace.roles import StopFlag, follow_supervisor
-from topologies.settings import EMBEDDED
+from topologies.settings import EMBEDDED, Settings
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -159,23 +159,23 @@ def supervise(config: Path, *, apply: int, verbose: bool) -> int:
     stop = StopFlag()
     stop.install()
     follow_supervisor()
-    cache = bool(settings.cached_streams())
     env = {**os.environ, ENV_SUPERVISOR: str(os.getpid())}
     if settings.kafka.bootstrap_servers != EMBEDDED:
-        return Supervisor(
-            _children(config, env, apply=apply, cache=bool(settings.cached_streams()), verbose=verbose), None, stop
-        ).run()
+        return Supervisor(_children(settings, config, env, apply=apply, verbose=verbose), None, stop).run()
     with embedded_kafka(settings.kafka.data_dir) as broker:
         log.info("embedded broker at %s, pid %d, data in %s", broker.bootstrap_servers, broker.pid, broker.home)
         env[ENV_SERVERS] = broker.bootstrap_servers
-        return Supervisor(_children(config, env, apply=apply, cache=cache, verbose=verbose), broker, stop).run()
+        return Supervisor(_children(settings, config, env, apply=apply, verbose=verbose), broker, stop).run()
 
 
-def _children(config: Path, env: dict[str, str], *, apply: int, cache: bool, verbose: bool) -> list[Child]:
+def _children(
+    settings: Settings, config: Path, env: dict[str, str], *, apply: int, verbose: bool
+) -> list[Child]:  # fmt: skip
     names = [("capture", "capture"), ("plan", "plan")]
     names += [("apply", "apply" if apply == 1 else f"apply-{number}") for number in range(1, apply + 1)]
     names += [("monitor", "monitor")]
-    names += [("cache", "cache"), ("fusion", "fusion")] if cache else []
+    names += [("cache", "cache"), ("fusion", "fusion")] if settings.cached_streams() else []
+    names += [("affinity", "affinity")] if settings.directory.enabled else []
     more = ["--verbose"] if verbose else []
     return [
         Child(name, [sys.executable, "-m", "headrace.cli", role, "-c", str(config), *more], env=env)

@@ -10,7 +10,8 @@ from pipeline.inflight import LaneSeqs, merge_waits
 # A lane that gets fewer transactions than this from a window costs more in commits than it saves.
 GRAIN_TRANSACTIONS = 50
 
-Preference = Callable[[list[int]], int | None]
+# Of a set's transactions and the lanes' present loads: the lane it should go to, if any.
+Preference = Callable[[list[int], list[int]], int | None]
 
 
 def assign(
@@ -61,7 +62,7 @@ def _spread(
     heapq.heapify(heap)
     for component in free:
         size = len(components[component])
-        wanted = prefer(components[component]) if prefer is not None else None
+        wanted = prefer(components[component], loads) if prefer is not None else None
         if wanted is not None and wanted < len(loads):
             lane_of[component] = wanted
             loads[wanted] += size

@@ -6,7 +6,7 @@ Everything here may be lost at any moment: a new planner starts from the ledger 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.active_lanes import ActiveLanes
@@ -75,7 +75,7 @@ class Planner:
     """Plans a stream's windows for up to `lanes` lanes.
 
     `order` is "dependent", or "commit": one lane, every target state is a source state. `priorities`
-    gives classes of tables lanes of their own.
+    gives classes of tables lanes of their own. `prefer` is asked for each window.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Planner:
         *,
         lanes: int,
         order: str = "dependent",
-        prefer: Preference | None = None,
+        prefer: Callable[[ChangeBatch], Preference | None] | None = None,
         priorities: Priorities | None = None,
     ) -> None:
         self.stream = stream
@@ -224,9 +224,10 @@ class Planner:
         self, batch: ChangeBatch, components: dict[int, list[int]], dependencies: dict[int, LaneSeqs]
     ) -> tuple[dict[int, int], dict[int, LaneSeqs]]:
         active, loads = self.active.count, self._loads
+        prefer = self._prefer(batch) if self._prefer is not None else None
         if self._priorities is None:
-            return assign(components, dependencies, loads[:active], self._prefer)
-        return self._priorities.assign(batch, components, dependencies, list(loads), active, self._prefer)
+            return assign(components, dependencies, loads[:active], prefer)
+        return self._priorities.assign(batch, components, dependencies, list(loads), active, prefer)
 
     def _busy(self) -> list[int]:
         return [lane for lane, queued in enumerate(self._queued) if queued]

@@ -21,6 +21,7 @@ from schemas.apply_unit import LANES_MAX, decode_unit
 from schemas.change_batch import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
+from topologies.access_reports import AccessReports
 from topologies.board import ProgressBoard
 from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
 from topologies.lane import LaneWorker
@@ -54,6 +55,7 @@ class Apply:
         self._turns = {s.name: Turns(s.target.table_priorities().rank_of_lane) for s in settings.streams}
         self._reporters: dict[str, Reporter] = {}
         self._producer: Producer = make_producer(settings)
+        self._accesses = AccessReports(settings) if settings.directory.enabled else None
 
     def run(self) -> None:
         """Apply until stopped. Raises ConfigError, StreamStoppedError, RetriableError."""
@@ -62,7 +64,9 @@ class Apply:
         threading.Thread(
             target=self._board.follow, args=(progress, self._stopping), name="progress", daemon=True
         ).start()
-        consumer = make_consumer(self._settings, self._settings.group("apply"))
+        # The directory learns from the group's members which node applies which lane.
+        node = {"client.id": self._settings.cache.node}
+        consumer = make_consumer(self._settings, self._settings.group("apply"), options=node)
         consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
             self._consume(consumer)
@@ -77,6 +81,8 @@ class Apply:
         while not self._stopping():
             for message in take(consumer, RECORDS_MAX, POLL_S):
                 self._route(message)
+            if self._accesses is not None:
+                self._accesses.publish(self._producer)
             self._producer.poll(0)
             self._raise_failures()
             self._balance(consumer)
@@ -94,7 +100,10 @@ class Apply:
             return
         try:
             unit = decode_unit(value)
-            queued: QueuedUnit | Damage = QueuedUnit(unit, decode_batch(unit.batch), offset, len(value))
+            batch = decode_batch(unit.batch)
+            queued: QueuedUnit | Damage = QueuedUnit(unit, batch, offset, len(value))
+            if self._accesses is not None:
+                self._accesses.wrote(batch)
         except SchemaError as error:
             queued = Damage(f"topic {self._topic}, partition {partition}, offset {offset}: {error}", len(value))
         self._workers[partition].put(queued)

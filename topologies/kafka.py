@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -45,8 +45,19 @@ def make_producer(settings: Settings) -> Producer:
     })  # fmt: skip
 
 
-def make_consumer(settings: Settings, group: str, *, from_end: bool = False) -> Consumer:
-    """A consumer that never commits by itself."""
+def make_transactional_producer(settings: Settings, transactional_id: str) -> Producer:
+    """A producer that is the only one of its id (KIP-98)."""
+    return Producer({
+        **_common(settings),
+        "transactional.id": transactional_id, "transaction.timeout.ms": 10_000, "linger.ms": 0,
+        "compression.type": "lz4", "message.max.bytes": RECORD_BYTES_MAX,
+    })  # fmt: skip
+
+
+def make_consumer(
+    settings: Settings, group: str, *, from_end: bool = False, options: Mapping[str, str | bool] | None = None
+) -> Consumer:
+    """A consumer that never commits by itself. `options` are further ones of librdkafka."""
     return Consumer({
         **_common(settings),
         "group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False,
@@ -56,6 +67,7 @@ def make_consumer(settings: Settings, group: str, *, from_end: bool = False) -> 
         "fetch.wait.max.ms": 100, "fetch.max.bytes": RECORD_BYTES_MAX, "max.partition.fetch.bytes": FETCH_BYTES_MAX,
         "message.max.bytes": RECORD_BYTES_MAX, "receive.message.max.bytes": 2 * RECORD_BYTES_MAX,
         "queued.max.messages.kbytes": QUEUED_KB_MAX,
+        **(options or {}),
     })  # fmt: skip
 
 

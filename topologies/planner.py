@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import faust
 from faust.streams import Stream
-from faust.types import TP, StreamT, TopicT
+from faust.types import TP, StreamT
 from mode.types.signals import BaseSignalT
 
+from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError
+from topologies.directory_follower import DirectoryFollower
+from topologies.faust_app import make_app, raw_topic
 from topologies.rewind import rewind_groups
-from topologies.settings import EMBEDDED, ENV_CONFIG, Settings, load_settings
+from topologies.settings import ENV_CONFIG, Settings, load_settings
 from topologies.stream_planner import StreamPlanner
 
 log = logging.getLogger(__name__)
-BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
 TICK_S = 0.1
 
 
@@ -35,26 +36,26 @@ class PlannerApp:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.app = _make_app(settings)
+        self.app = make_app(settings, "plan")
+        self.directory = DirectoryFollower(settings, lanes=True) if settings.directory.enabled else None
         names = {number: name for name, number in settings.numbers().items()}
         self.planners = {
-            number: StreamPlanner(settings, settings.stream(name), number, self.app.stop)
+            number: StreamPlanner(settings, settings.stream(name), number, self.app.stop, self._preference(name))
             for number, name in names.items()
         }
-        self.app.agent(self._topic("changes"), name="plan")(self._plan)
-        self.app.agent(self._topic("progress"), name="follow")(self._follow)
+        self.app.agent(raw_topic(self.app, settings.topic("changes")), name="plan")(self._plan)
+        self.app.agent(raw_topic(self.app, settings.topic("progress")), name="follow")(self._follow)
         self.app.timer(TICK_S)(self._tick)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+        if self.directory is not None:
+            self.directory.start()
 
-    def _topic(self, kind: str) -> TopicT:
-        """A topic whose keys and values stay bytes."""
-        return self.app.topic(
-            self.settings.topic(kind),
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-        )
+    def _preference(self, stream: str) -> LanePreference | None:
+        directory, number = self.directory, self.settings.numbers()[stream]
+        if directory is None:
+            return None
+        buckets = self.settings.cache.buckets
+        return LanePreference(stream, directory, buckets, lambda: directory.lanes.get(number, {}))
 
     @property
     def fatal(self) -> Exception | None:
@@ -84,25 +85,6 @@ class PlannerApp:
         for tp in revoked:
             if tp.topic == self.settings.topic("changes") and tp.partition in self.planners:
                 self.planners[tp.partition].lose()
-
-
-def _make_app(settings: Settings) -> faust.App:
-    servers = settings.kafka.bootstrap_servers
-    if servers == EMBEDDED:
-        raise ConfigError(
-            'kafka.bootstrap_servers is "embedded": start the broker with `headrace run` or `headrace kafka`, and give '
-            "its address in HEADRACE_KAFKA__BOOTSTRAP_SERVERS"
-        )
-    return faust.App(
-        settings.group("plan"),
-        broker=";".join(f"kafka://{server}" for server in servers.split(",")),
-        datadir=Path(tempfile.gettempdir()) / "headrace-faust",  # stays empty: there are no tables
-        autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
-        broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,
-        broker_max_poll_records=BUFFERED_RECORDS_MAX, stream_buffer_maxsize=BUFFERED_RECORDS_MAX,
-        consumer_max_fetch_size=16 * 1024 * 1024, consumer_auto_offset_reset="earliest",
-        stream_wait_empty=False, worker_redirect_stdouts=False,
-    )  # fmt: skip
 
 
 def create(settings: Settings) -> PlannerApp:

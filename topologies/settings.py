@@ -21,6 +21,7 @@ from psycopg.errors import ProgrammingError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from connectors import base
+from pipeline.directory.verdicts import Policy
 from pipeline.errors import ConfigError
 from pipeline.levels import Thresholds
 from pipeline.priorities import CLASSES, Priorities, lanes_needed
@@ -214,6 +215,25 @@ class MonitorSettings(_Model):
     )
 
 
+class DirectorySettings(_Model):
+    """`[directory]`: which node masters which rows. Nodes and blocks are those of `[cache]`."""
+
+    enabled: bool = Field(default=False, description="start the role `affinity`, count accesses, prefer lanes by node")
+    moves_per_s: float = Field(
+        default=100.0, gt=0, le=10_000, description="blocks that may change their master a second, a partition"
+    )
+    residency_s: float = Field(default=5.0, ge=0, le=3600, description="how long a block stays after a move, at least")
+    move_cost_ms: float = Field(
+        default=2.0, gt=0, description="what a move costs, in time of remote accesses; higher: fewer moves"
+    )
+
+    def policy(self) -> Policy:
+        """The decider's view."""
+        return Policy(
+            moves_per_s=self.moves_per_s, residency_us=round(self.residency_s * 1e6), move_us=self.move_cost_ms * 1000
+        )
+
+
 class StreamConfig(_Model):
     """`[[streams]]`: one source database into one target."""
 
@@ -291,6 +311,7 @@ class Settings(_Model):
     kafka: KafkaSettings = KafkaSettings()
     monitor: MonitorSettings = MonitorSettings()
     cache: CacheSettings = CacheSettings()
+    directory: DirectorySettings = DirectorySettings()
     streams: tuple[StreamConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

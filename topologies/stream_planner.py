@@ -18,6 +18,7 @@ from faust.types import EventT
 
 from connectors.base import Ledger, RefusedError, load_connector
 from pipeline.conflicts import KeyRules
+from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 from pipeline.lag import Histogram
 from pipeline.planner import Planner, Window
@@ -42,13 +43,15 @@ class StreamPlanner:
     """Plans one stream while its partition is assigned to this worker."""
 
     def __init__(
-        self, settings: Settings, stream: StreamConfig, number: int, stop: Callable[[], Awaitable[None]]
-    ) -> None:
+        self, settings: Settings, stream: StreamConfig, number: int, stop: Callable[[], Awaitable[None]],
+        preference: LanePreference | None = None,
+    ) -> None:  # fmt: skip
         self.fatal: Exception | None = None
         self._settings = settings
         self._stream = stream
         self._number = number
         self._stop = stop
+        self._preference = preference
         self._units_topic = settings.topic("units")
         self._changes_topic = settings.topic("changes")
         self._ledger: Ledger | None = None
@@ -112,6 +115,7 @@ class StreamPlanner:
         self._planner = Planner(
             self._stream.name, start, rules, lanes=target.lanes, order=target.order,
             priorities=target.table_priorities(),
+            prefer=self._preference.window if self._preference is not None else None,
         )  # fmt: skip
         self._next_offset = -1
         self._passed = (start.generation, start.watermark)

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
+from pipeline.directory.following import COMPACTION_LAG_US
 from pipeline.errors import ConfigError, RetriableError
 from schemas.apply_unit import LANES_MAX
 from topologies.settings import Settings
@@ -37,6 +38,7 @@ class Topic:
     owner: str
     by_stream: bool = False
     retention_ms: int | None = None
+    uncompacted_ms: int | None = None  # readers no later than this see every record
 
 
 def _one(streams: int) -> int:
@@ -59,8 +61,11 @@ TOPICS = (
     Topic("fusion-messages", "node", "batched fusion messages", _keyed, "delete", "fusion", retention_ms=SHORT_MS),
     Topic("fusion-updates", "block id", "FusionBlock", _keyed, "delete", "cache", retention_ms=SHORT_MS),
     Topic("fusion-blocks", "block id", "FusionBlock", _keyed, "compact", "fusion"),
-    Topic("grd-accesses", "block id", "access counts", _keyed, "delete", "apply", retention_ms=SHORT_MS),
-    Topic("grd-affinity", "block id", "GrdAffinity", _keyed, "compact", "affinity"),
+    Topic("grd-accesses", "node", "GrdAccesses", _keyed, "delete", "apply, cache", retention_ms=SHORT_MS),
+    Topic(
+        "grd-affinity", "block id", "GrdAffinity", _keyed, "compact", "affinity",
+        uncompacted_ms=COMPACTION_LAG_US // 1000,
+    ),
     Topic(
         "reports", "stream/role", "RoleReport", _one, "compact,delete", "all roles", by_stream=True,
         retention_ms=SHORT_MS,
@@ -76,6 +81,8 @@ def topic_settings(topic: Topic, settings: Settings) -> dict[str, str]:
         config["retention.ms"] = str(topic.retention_ms or settings.kafka.retention_hours * 3_600_000)
     if topic.retention_ms == SHORT_MS:
         config["segment.ms"] = str(SHORT_SEGMENT_MS)
+    if topic.uncompacted_ms is not None:
+        config["min.compaction.lag.ms"] = str(topic.uncompacted_ms)
     return config
 
 

@@ -46,6 +46,16 @@ def bucket_of(key: bytes, buckets: int) -> int:
     return crc32(key) % buckets
 
 
+def partition_of(block: BlockId, partitions: int) -> int:
+    """The block's partition in the directory's topics: where librdkafka puts its text (CRC-32 of the key)."""
+    return hash_of(block) % partitions
+
+
+def hash_of(block: BlockId) -> int:
+    """CRC-32 of the block's text."""
+    return crc32(str(block).encode())
+
+
 def _quoted(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F") if "%" in name or "/" in name else name
 

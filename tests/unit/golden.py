@@ -23,6 +23,8 @@ from schemas.change_batch import (
 )
 from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
 from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
+from schemas.grd_accesses import BlockAccesses, GrdAccesses, decode_accesses, encode_accesses
+from schemas.grd_affinity import GrdAffinity, decode_affinity, encode_affinity
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
 from schemas.packed import INT32, INT64
 from schemas.progress import Failure, Progress, decode_progress, encode_progress
@@ -79,21 +81,21 @@ EXPECTED: dict[str, Any] = {
         columns=(Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True)),
         rows=2, image=encode_image([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
     ),
-    "grd_affinity": {
-        "block": "public.köln/12", "master": "a", "epoch": 2, "read_mostly": False, "holders": ["a", "b"],
-        "scores": {"a": 0.5, "b": 2.0}, "reason": "remote accesses", "decided_us": 5,
-    },
+    "grd_affinity": GrdAffinity(
+        "public.köln/12", "a", 2, False, ("a", "b"), {"a": 0.5, "b": 2.0}, "remote accesses", 5
+    ),
+    "grd_accesses": GrdAccesses("a", 5, (BlockAccesses("orders/public/köln/12", 3, 4),)),
 }  # fmt: skip
 
 ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "change_batch": encode_batch, "apply_unit": encode_unit, "progress": encode_progress,
     "dead_letter": encode_dead_letter, "lag": encode_lag, "role_report": encode_report,
-    "fusion_block": encode_fusion_block,
+    "fusion_block": encode_fusion_block, "grd_affinity": encode_affinity, "grd_accesses": encode_accesses,
 }  # fmt: skip
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "change_batch": decode_batch, "apply_unit": decode_unit, "progress": decode_progress,
     "dead_letter": decode_dead_letter, "lag": decode_lag, "role_report": decode_report,
-    "fusion_block": decode_fusion_block,
+    "fusion_block": decode_fusion_block, "grd_affinity": decode_affinity, "grd_accesses": decode_accesses,
 }  # fmt: skip
 
 

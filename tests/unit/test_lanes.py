@@ -63,7 +63,7 @@ def test_wide_windows_are_spread_by_load() -> None:
 def test_a_preference_for_an_active_lane_is_followed(wanted: int | None, lane: int) -> None:
     asked: list[list[int]] = []
 
-    def prefer(transactions: list[int]) -> int | None:
+    def prefer(transactions: list[int], loads: list[int]) -> int | None:
         asked.append(transactions)
         return wanted
 
@@ -73,7 +73,7 @@ def test_a_preference_for_an_active_lane_is_followed(wanted: int | None, lane: i
 
 
 def test_a_dependence_comes_before_a_preference() -> None:
-    lane_of, _ = assign(sets(1), {0: {2: 1}}, [0, 0, 0], lambda _: 1)
+    lane_of, _ = assign(sets(1), {0: {2: 1}}, [0, 0, 0], lambda _, loads: 1)
     assert lane_of == {0: 2}
 
 

@@ -1,0 +1,105 @@
+"""Which lane a set goes to when nodes master rows; and how accesses are counted."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pipeline.directory.access_counter import BLOCKS_MAX, SAMPLES_MAX, AccessCounter
+from pipeline.directory.block import BlockId, Owner, bucket_of, partition_of
+from pipeline.directory.preference import SLACK_TRANSACTIONS, LanePreference
+from schemas.change_batch import ChangeBatch, Relation, Section
+from schemas.packed import INT32
+from tests.unit.golden import EXPECTED
+
+RELATION = Relation(1, "public", "item", "d", ())
+
+
+def key_of(bucket: int, buckets: int = 8) -> bytes:
+    return next(key for key in (n.to_bytes(4, "big") for n in range(10_000)) if bucket_of(key, buckets) == bucket)
+
+
+def batch(*rows: tuple[int, int]) -> ChangeBatch:
+    """Rows as (transaction, bucket)."""
+    keys = [key_of(bucket) for _, bucket in rows]
+    count = len(rows)
+    section = Section(
+        RELATION, b"U" * count, array(INT32, [tx for tx, _ in rows]), array(INT32, range(count)), b"".join(keys),
+        array(INT32, range(0, 4 * count + 4, 4)), b"", array(INT32, [0] * (count + 1)),
+    )  # fmt: skip
+    whole: ChangeBatch = EXPECTED["change_batch"]
+    return replace(whole, stream="s", positions=array("q", range(1, 1 + max(tx for tx, _ in rows) + 1)),
+                   sections=[section])  # fmt: skip
+
+
+class EvenOdd:
+    """Even buckets belong to node a, odd ones to b."""
+
+    def owner(self, block: BlockId) -> Owner:
+        return Owner("ab"[block.bucket % 2], 1)
+
+
+def preference(lanes: Mapping[str, Sequence[int]]) -> LanePreference:
+    return LanePreference("s", EvenOdd(), 8, lambda: lanes)
+
+
+def test_a_set_goes_to_the_node_of_most_of_its_rows() -> None:
+    prefer = preference({"a": (0, 2), "b": (1, 3)}).window(batch((0, 0), (1, 1), (2, 2), (2, 3), (2, 5)))
+    assert prefer is not None
+    assert prefer([0], [0, 0, 0, 0]) == 0
+    assert prefer([0], [5, 0, 4, 0]) == 2
+    assert prefer([1], [0, 9, 0, 10]) == 1
+    assert prefer([0, 1, 2], [0, 0, 0, 0]) == 1
+
+
+def test_one_node_prefers_nothing() -> None:
+    assert preference({"a": (0, 1)}).window(batch((0, 0))) is None
+    assert preference({}).window(batch((0, 0))) is None
+
+
+def test_a_lane_that_is_far_behind_is_not_preferred() -> None:
+    found = preference({"a": (0,), "b": (1,)})
+    prefer = found.window(batch((0, 0)))
+    assert prefer is not None
+    assert prefer([0], [SLACK_TRANSACTIONS, 0]) == 0
+    assert prefer([0], [SLACK_TRANSACTIONS + 1, 0]) is None
+    assert (found.followed, found.overruled) == (1, 1)
+
+
+def test_lanes_that_are_not_active_are_not_preferred() -> None:
+    prefer = preference({"a": (0,), "b": (3,)}).window(batch((0, 1)))
+    assert prefer is not None
+    assert prefer([0], [0, 0]) is None
+
+
+# -- counting ----------------------------------------------------------------------------------------
+
+
+def test_accesses_are_reported_once_each_partition_its_own() -> None:
+    counter = AccessCounter("a", 8)
+    counter.wrote("s", batch((0, 1), (1, 1), (1, 2)).sections[0])
+    counter.read(BlockId("s", "public", "item", 1))
+    found = counter.reports(4, 77)
+    assert {(use.block, use.reads, use.writes) for report in found.values() for use in report.blocks} == {
+        ("s/public/item/1", 1, 2), ("s/public/item/2", 0, 1),
+    }  # fmt: skip
+    for partition, report in found.items():
+        assert (report.node, report.time_us) == ("a", 77)
+        assert all(partition_of(BlockId.parse(use.block), 4) == partition for use in report.blocks)
+    assert counter.reports(4, 78) == {}
+
+
+def test_large_sections_are_sampled_with_weights() -> None:
+    counter = AccessCounter("a", 8)
+    rows = 10 * SAMPLES_MAX
+    counter.wrote("s", batch(*((0, n % 2) for n in range(rows))).sections[0])
+    total = sum(use.writes for report in counter.reports(4, 0).values() for use in report.blocks)
+    assert 0.95 * rows <= total <= 1.05 * rows
+
+
+def test_what_is_counted_is_bounded() -> None:
+    counter = AccessCounter("a", 8)
+    for bucket in range(BLOCKS_MAX + 100):
+        counter.read(BlockId("s", "public", "item", bucket))
+    assert len(counter._counts) == BLOCKS_MAX

@@ -1,0 +1,39 @@
+"""The Faust application of a role, with the settings that its consumer needs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import faust
+from faust.types import TopicT
+
+from pipeline.errors import ConfigError
+from topologies.settings import EMBEDDED, Settings
+
+BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
+
+
+def make_app(settings: Settings, role: str) -> faust.App:
+    """An application in the role's consumer group. Raises ConfigError while no broker is named."""
+    servers = settings.kafka.bootstrap_servers
+    if servers == EMBEDDED:
+        raise ConfigError(
+            'kafka.bootstrap_servers is "embedded": start the broker with `headrace run` or `headrace kafka`, and give '
+            "its address in HEADRACE_KAFKA__BOOTSTRAP_SERVERS"
+        )
+    return faust.App(
+        settings.group(role),
+        broker=";".join(f"kafka://{server}" for server in servers.split(",")),
+        datadir=Path(tempfile.gettempdir()) / "headrace-faust",  # stays empty: there are no tables
+        autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
+        broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,
+        broker_max_poll_records=BUFFERED_RECORDS_MAX, stream_buffer_maxsize=BUFFERED_RECORDS_MAX,
+        consumer_max_fetch_size=16 * 1024 * 1024, consumer_auto_offset_reset="earliest",
+        stream_wait_empty=False, worker_redirect_stdouts=False,
+    )  # fmt: skip
+
+
+def raw_topic(app: faust.App, name: str) -> TopicT:
+    """A topic whose keys and values stay bytes."""
+    return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
