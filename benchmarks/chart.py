@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pygal
 from pygal.style import Style
+
+# pygal's hook for its plug-ins has the form that Python 3.4 replaced: every later import would warn of it.
+sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 FOLDER = Path(__file__).with_name("results")
 _STYLE = Style(

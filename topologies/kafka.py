@@ -26,6 +26,7 @@ def _common(settings: Settings) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
         "logger": logging.getLogger("headrace.kafka"),
+        "socket.nagle.disable": True,  # a small record must not wait for the answer to the one before
         **settings.kafka.options,
     }
 
