@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
 from schemas.change_batch import TRUNCATE, ChangeBatch, LogicalMessage, Section
 from schemas.packed import INT32, INT64
+
+BISECTION_GAIN = 8  # a look at every row costs 0.05 µs, two bisections 0.4
 
 
 def select(batch: ChangeBatch, transactions: Sequence[int]) -> ChangeBatch:
@@ -39,7 +42,21 @@ def without_truncates(section: Section) -> Section:
 
 
 def _select_section(section: Section, renumber: dict[int, int]) -> Section:
-    return _cut_rows(section, [row for row, tx in enumerate(section.tx) if tx in renumber], renumber)
+    return _cut_rows(section, rows_of(section.tx, renumber), renumber)
+
+
+def rows_of(tx: array[int], wanted: dict[int, int]) -> list[int]:
+    """Return the rows of the `wanted` transactions; `tx` is sorted, so few of them are found by bisection."""
+    if len(wanted) * BISECTION_GAIN > len(tx):
+        return [row for row, number in enumerate(tx) if number in wanted]
+    rows: list[int] = []
+    at = 0
+    for number in wanted:
+        at = bisect_left(tx, number, at)
+        end = bisect_right(tx, number, at)
+        rows.extend(range(at, end))
+        at = end
+    return rows
 
 
 def _cut_rows(section: Section, rows: list[int], renumber: dict[int, int] | None) -> Section:
