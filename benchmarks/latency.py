@@ -30,7 +30,7 @@ _NOTE = (
     "CREATE TABLE bench_seen (id bigint, at timestamptz)",
     (
         "CREATE FUNCTION bench_note() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN INSERT INTO bench_seen VALUES (NEW.id, clock_timestamp()); RETURN NULL; END $$"
+        " $$ BEGIN INSERT INTO public.bench_seen VALUES (NEW.id, clock_timestamp()); RETURN NULL; END $$"
     ),
     (
         "CREATE CONSTRAINT TRIGGER bench_note AFTER INSERT ON pgbench_ticks DEFERRABLE INITIALLY DEFERRED"
