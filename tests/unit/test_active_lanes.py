@@ -113,6 +113,11 @@ def test_lanes_that_make_no_difference_are_given_up() -> None:
     assert sum(counts[200:]) / len(counts[200:]) < 1.5
 
 
+def test_more_lanes_have_to_be_worth_it() -> None:
+    counts = _drain(ActiveLanes(8), lambda lanes: {1: 5000.0, 2: 10_000.0}.get(lanes, 10_200.0), 100, noise=0.0)
+    assert sum(count == 2 for count in counts[200:]) > 0.8 * len(counts[200:])
+
+
 def test_trials_become_rare_where_nothing_is_better() -> None:
     counts = _drain(ActiveLanes(4), lambda lanes: {1: 5000.0, 2: 10_000.0, 4: 5000.0}.get(lanes, 7000.0), 600)
     changes = [n for n in range(1, len(counts)) if counts[n] != counts[n - 1]]

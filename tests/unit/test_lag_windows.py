@@ -28,8 +28,11 @@ def test_all_windows_count_from_the_first_second() -> None:
     assert counts(windows) == {SHORT_S: 1, MIDDLE_S: 1, LONG_S: 1}
 
 
-def test_what_is_too_old_leaves_each_window() -> None:
+@pytest.mark.parametrize("second", [0, 4, 9, 10, 595])
+def test_what_is_too_old_leaves_each_window(second: int) -> None:
     windows = LagWindows()
+    for _ in range(second):
+        windows.tick()
     windows.note(progress(1000, transactions=7))
     ages: dict[int, int] = {}
     for age_s in range(2 * LONG_S):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.levels import CLEAR_SHARE, LEVELS, LevelWatch, Thresholds
+from pipeline.levels import LEVELS, LevelWatch, Thresholds
 
 THRESHOLDS = Thresholds(5, 30, 120, hold_s=5, clear_s=30)
 
@@ -46,7 +46,13 @@ def test_a_level_is_lowered_to_the_highest_seen_while_it_cleared() -> None:
     assert [change.after for change in seen if change] == ["alarm"]
 
 
-@given(st.lists(st.floats(CLEAR_SHARE * 30 + 0.01, 40), min_size=1, max_size=300))
+def test_a_lag_a_little_below_its_threshold_keeps_the_level() -> None:
+    watch = LevelWatch(THRESHOLDS)
+    assert changes([31] * 6 + [25] * 500, watch) == [(5, "alarm")]
+    assert changes([23.9] * 31, watch) == [(30, "warning")]
+
+
+@given(st.lists(st.floats(24.01, 40), min_size=1, max_size=300))
 def test_a_lag_that_swings_about_a_threshold_changes_at_most_once(lags_s: list[float]) -> None:
     watch = LevelWatch(THRESHOLDS)
     changes([20] * 6, watch)
