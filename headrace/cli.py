@@ -113,8 +113,15 @@ def verify(config: Config = DEFAULT_CONFIG, stream: Stream = None, timeout: Time
 
 
 @app.command()
-def status(config: Config = DEFAULT_CONFIG, stream: Stream = None, json: Json = False) -> None:
+def status(
+    config: Config = DEFAULT_CONFIG,
+    stream: Stream = None,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.")] = False,
+) -> None:
     """Show where each stream stands; exit code 1 when one is stopped."""
+    if watch:
+        raise typer.Exit(commands.watch(config, stream))
     raise typer.Exit(commands.status(config, stream, as_json_text=json))
 
 

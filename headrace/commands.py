@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.live import Live
 from rich.markup import escape
 
 from headrace.configuration import reachable_settings, read_settings, with_servers
@@ -24,6 +26,8 @@ from headrace.verify import as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
 from schemas.packed import COMPILED
 from topologies.settings import EMBEDDED, Settings
+
+WATCH_S = 2.0
 
 
 def wait(config: Path, stream: str | None, timeout_s: float) -> int:
@@ -47,6 +51,23 @@ def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: 
     else:
         console.print(as_table(checks))
     return EX_FAILURE if any(check.differences for check in checks) else EX_OK
+
+
+def watch(config: Path, stream: str | None) -> int:
+    """`headrace status --watch`: again and again until interrupted. Raises as `status`."""
+    settings, console = reachable_settings(config), _console()
+    chosen = chosen_streams(settings, stream)
+    try:
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                table = status_table([stream_status(settings, each) for each in chosen])
+                if console.is_terminal:
+                    live.update(table, refresh=True)
+                else:
+                    console.print(table)
+                time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return EX_OK
 
 
 def status(config: Path, stream: str | None, *, as_json_text: bool) -> int:

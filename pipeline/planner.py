@@ -288,7 +288,9 @@ class Planner:
 
     def measure(self, now_us: int) -> None:
         """Let the controller of the active lanes see how fast the target applies. To be called often."""
-        self.active.measure(now_us, self.applied, backlog=sum(self._loads) >= BACKLOG_TRANSACTIONS)
+        # Behind units whose keys are not known everything stays in one lane, however many are active.
+        spread = self.active.count == 1 or not self._inflight.blind()
+        self.active.measure(now_us, self.applied, backlog=spread and sum(self._loads) >= BACKLOG_TRANSACTIONS)
 
     def retire(self) -> list[Window]:
         """Take out and return the windows at the front that are applied; parts only with their last."""

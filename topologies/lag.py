@@ -19,8 +19,9 @@ from pipeline.levels import LevelChange, LevelWatch, Thresholds
 from schemas.errors import SchemaError
 from schemas.lag import Lag, encode_lag
 from schemas.progress import decode_progress
-from schemas.role_report import decode_report
+from schemas.role_report import RoleReport, decode_report
 from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal
+from topologies.metrics import Metrics, MetricsServer
 from topologies.settings import Settings
 from topologies.topics import ensure_topics
 from topologies.webhook import Webhook
@@ -64,11 +65,8 @@ class StreamLag:
         """Count a progress record. Raises SchemaError."""
         self._windows.note(decode_progress(value))
 
-    def note_report(self, value: bytes) -> None:
+    def note_report(self, report: RoleReport) -> None:
         """Take a role's report. Raises SchemaError."""
-        report = decode_report(value)
-        if report.stream != self.stream:
-            return
         if report.time_us >= self._started_us:
             self._windows.note_stages(report.lag_buckets)
         place = (report.generation, report.position)
@@ -119,11 +117,14 @@ class Monitor:
         self._topic = settings.topic("lag")
         self._reports = settings.topic("reports")
         url = settings.monitor.webhook_url
+        self._metrics = Metrics()
         self._webhook = Webhook(url.get_secret_value()) if url is not None else None
 
     def run(self) -> None:
         """Publish a summary a second until stopped. Raises ConfigError, RetriableError."""
         ensure_topics(make_admin(self._settings), self._settings)
+        listen = self._settings.monitor.metrics_listen
+        server = MetricsServer(listen, self._metrics) if listen is not None else None
         consumer = self._consumer()
         producer = make_producer(self._settings)
         due_s = logged_s = time.monotonic()
@@ -147,6 +148,8 @@ class Monitor:
             producer.flush(5.0)
             if self._webhook is not None:
                 self._webhook.close()
+            if server is not None:
+                server.close()
 
     def _consumer(self) -> Consumer:
         """Progress from now on; of the reports, which are compacted, also the last of each role."""
@@ -165,7 +168,9 @@ class Monitor:
             stream = self._streams[partition]
             try:
                 if message.topic() == self._reports:
-                    stream.note_report(value)
+                    report = decode_report(value)
+                    self._metrics.note_report(report)
+                    stream.note_report(report)
                 else:
                     stream.note_progress(value)
             except SchemaError as damage:
@@ -177,6 +182,7 @@ class Monitor:
         for stream in self._streams.values():
             lag, alert = stream.tick(now_us)
             lags.append(lag)
+            self._metrics.note_lag(lag)
             if alert is not None:
                 log.log(logging.WARNING if alert.change.after != "ok" else logging.INFO, "%s", alert.text)
                 if self._webhook is not None:

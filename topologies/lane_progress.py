@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from connectors.base import Applied
 from pipeline.fence import LaneRow
-from pipeline.merging import QueuedUnit
+from pipeline.merging import QueuedUnit, transactions_of
 from pipeline.stages import stage_lags
 from schemas.progress import Failure, Progress
 
@@ -20,7 +20,7 @@ def applied_report(
     now_us = time.time_ns() // 1000
     return Progress(
         stream, last.unit.generation, lane, last.unit.epoch, last.unit.seq, last.batch.last_position,
-        last.batch.commit_times_us[-1], now_us, sum(len(each.batch.positions) for each in group), applied.rows,
+        last.batch.commit_times_us[-1], now_us, transactions_of(group), applied.rows,
         queued, stage_lags(group, begun_us, now_us),
     )  # fmt: skip
 

@@ -213,6 +213,11 @@ class MonitorSettings(_Model):
     webhook_url: Url | None = Field(
         default=None, description="`http(s)://...` that gets each change of a lag level as a JSON POST; kept secret"
     )
+    metrics_listen: str | None = Field(
+        default=None,
+        pattern=r"^\S+:\d{1,5}$",
+        description="`host:port` where Prometheus finds `/metrics`; default: none",
+    )
 
 
 class DirectorySettings(_Model):

@@ -10,6 +10,7 @@ from headrace.console import EX_CONFIG, EX_FAILURE
 from tests.cli.conftest import Setup, Starter, invoke
 
 SECRET = "hunter2-very-secret"
+PRIORITIES = "[streams.target.priorities]\ncritical = ['public.a']"
 DSN = f"postgresql://app:{SECRET}@127.0.0.1:1/shop"
 
 
@@ -28,6 +29,12 @@ def broken(tmp_path: Path, **more: str) -> Setup:
         ("target", "order = 'any'", "streams.0.target.order", "'dependent' or 'commit'"),
         ("source", "linger_ms = -1", "streams.0.source.linger_ms", "greater than or equal to 0"),
         ("source", "snapshot = 'always'", "streams.0.source.snapshot", "'initial' or 'never'"),
+        ("target", f"order = 'commit'\n{PRIORITIES}", "streams.0.target", 'priorities need order = "dependent"'),
+        ("target", f"lanes = 1\n{PRIORITIES}", "streams.0.target", "priorities need 2 lanes"),
+        ("target", "[streams.target.priorities]\nurgent = []", "streams.0.target.priorities.urgent", "unknown key"),
+        ("stream", "[streams.lag]\nwarning_s = 50", "streams.0.lag", "thresholds must rise"),
+        ("kafka", f"[monitor]\nwebhook_url = 'ftp://host/{SECRET}'", "monitor.webhook_url", "is no URL"),
+        ("kafka", "[monitor]\nmetrics_listen = 'nowhere'", "monitor.metrics_listen", "pattern"),
         ("kafka", "retention_hours = 0", "kafka.retention_hours", "greater than or equal to 1"),
     ],
 )

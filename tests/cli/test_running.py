@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import time
 
 import pytest
@@ -45,6 +46,10 @@ def test_from_the_first_row_to_the_last_trace(setup: Setup, start: Starter) -> N
     assert found["transactions_last_minute"] >= 2
     assert 0 < found["lag_p50_s"] <= found["lag_p99_s"] < 30
     assert "lag p50 / p95 / p99" in setup.run("status").out
+    watch = start(setup.start("status", "--watch"))
+    watch.await_text("by stage, p50 / p99")
+    os.kill(watch.pid, signal.SIGINT)
+    assert watch.end() == EX_OK
 
     execute(setup.target, "UPDATE items SET name = 'somebody else' WHERE id = 3")
     differs = setup.run("verify")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from pipeline import planner as planning
 from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamGapError
-from pipeline.planner import WINDOWS_MAX, Planner, Restart
+from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
 from schemas.apply_unit import NORMAL, SERIAL, ApplyUnit
 from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch, decode_batch, encode_batch
 from tests.properties.model import Change, Table, Transaction, catalogue, pack_batch, pack_change, table
@@ -286,3 +287,38 @@ def test_waits_of_a_unit_reach_back_to_the_position_before_its_window() -> None:
     (unit,) = offer(one, batch(1, 2, 3, 4, 5))
     assert unit.previous_position == 3
     assert positions(unit) == [4, 5]
+
+
+# -- what the controllers see ------------------------------------------------------------------------
+
+
+def test_lanes_are_not_judged_while_everything_has_to_stay_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = planner(lanes=2)
+    seen: list[tuple[int, bool]] = []
+    monkeypatch.setattr(wide.active, "measure", lambda _, applied, *, backlog: seen.append((applied, backlog)))
+    wide.measure(1)
+    wide.active.count = 1
+    offer(wide, batch(0, *range(BACKLOG_TRANSACTIONS)))
+    wide.measure(2)
+    wide.active.count = 2
+    wide.measure(3)
+    offer(wide, batch(BACKLOG_TRANSACTIONS, *range(5000, 5000 + BACKLOG_TRANSACTIONS)))
+    wide.progress(0, 1, 1)
+    wide.measure(4)
+    assert seen == [(0, False), (0, True), (0, False), (BACKLOG_TRANSACTIONS, True)]
+
+
+def test_planning_pauses_at_its_limits_of_transactions_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRANSACTIONS_MAX", "BYTES_MAX"):
+        with monkeypatch.context() as patch:
+            patch.setattr(planning, name, 500)
+            one, n = planner(lanes=1), 0
+            while not one.full:
+                offer(one, batch(100 * n, *range(100)))
+                n += 1
+            used = {"TRANSACTIONS_MAX": sum(one.queued_transactions()), "BYTES_MAX": one.bytes}[name]
+            assert used >= 500
+            one.progress(0, 1, n)
+            one.retire()
+            assert not one.full
+            assert one.bytes == 0
