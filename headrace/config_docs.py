@@ -13,13 +13,11 @@ from topologies.settings import (
     CacheSettings,
     DirectorySettings,
     KafkaSettings,
-    LagConfig,
-    MonitorSettings,
-    PriorityConfig,
     SourceConfig,
     StreamConfig,
     TargetConfig,
 )
+from topologies.settings_parts import LagConfig, MonitorSettings, PriorityConfig
 
 _HEAD = """# Configuration
 

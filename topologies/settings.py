@@ -13,19 +13,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import ProgrammingError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from connectors import base
 from pipeline.directory.verdicts import Policy
 from pipeline.errors import ConfigError
-from pipeline.levels import Thresholds
 from pipeline.priorities import CLASSES, Priorities, lanes_needed
 from schemas.apply_unit import LANES_MAX
+from topologies.settings_parts import Dsn, LagConfig, MonitorSettings, PriorityConfig, Section
 
 ENV_CONFIG = "HEADRACE_CONFIG"
 ENV_PREFIX = "HEADRACE_"
@@ -36,38 +33,7 @@ _LISTS = ("tables", "exclude", "cache", *CLASSES)  # comma-separated in the envi
 Scalar = str | int | float | bool
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-def _check_dsn(value: SecretStr) -> SecretStr:
-    try:
-        parts = conninfo_to_dict(value.get_secret_value())
-    except ProgrammingError:
-        raise ValueError("is no connection string; write postgresql://user@host:port/database") from None
-    if not parts.get("dbname"):
-        raise ValueError("names no database; write postgresql://user@host:port/database")
-    return value
-
-
-Dsn = Annotated[SecretStr, AfterValidator(_check_dsn)]
-
-
-def _check_url(value: SecretStr) -> SecretStr:
-    try:
-        url = urlsplit(value.get_secret_value())
-        right = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port)
-    except ValueError:
-        right = False
-    if not right:
-        raise ValueError("is no URL; write https://host/path")
-    return value
-
-
-Url = Annotated[SecretStr, AfterValidator(_check_url)]
-
-
-class KafkaSettings(_Model):
+class KafkaSettings(Section):
     """`[kafka]`: the broker between the stages."""
 
     bootstrap_servers: str = Field(
@@ -94,7 +60,7 @@ class KafkaSettings(_Model):
     )
 
 
-class SourceConfig(_Model):
+class SourceConfig(Section):
     """`[streams.source]`: where changes come from."""
 
     connector: str = Field("postgres", description="name of an installed connector")
@@ -122,24 +88,7 @@ class SourceConfig(_Model):
     )
 
 
-class PriorityConfig(_Model):
-    """`[streams.target.priorities]`: classes of tables, by shell-style patterns on `schema.table`."""
-
-    critical: tuple[str, ...] = Field(
-        default=(), description="tables whose independent transactions take a lane of their own"
-    )
-    high: tuple[str, ...] = Field(default=(), description="the same, behind `critical`")
-    normal: tuple[str, ...] = Field(
-        default=(), description="exceptions from `low`; every table without a class is normal too"
-    )
-    low: tuple[str, ...] = Field(default=(), description="tables that may wait for all others, though never for long")
-
-    def patterns(self) -> dict[str, tuple[str, ...]]:
-        """Class -> patterns."""
-        return {name: getattr(self, name) for name in CLASSES}
-
-
-class TargetConfig(_Model):
+class TargetConfig(Section):
     """`[streams.target]`: where changes go."""
 
     connector: str = Field("postgres", description="name of an installed connector")
@@ -185,42 +134,7 @@ class TargetConfig(_Model):
         return Priorities(self.priorities.patterns(), self.lanes)
 
 
-class LagConfig(_Model):
-    """`[streams.lag]`: when lag is worth an alert."""
-
-    warning_s: float = Field(default=5.0, gt=0, description="lag in seconds from which on the level is `warning`")
-    alarm_s: float = Field(default=30.0, gt=0, description="the same for `alarm`")
-    critical_s: float = Field(default=120.0, gt=0, description="the same for `critical`")
-    hold_s: float = Field(default=5.0, ge=0, description="how long the lag must stay there before the level is raised")
-    clear_s: float = Field(
-        default=30.0, ge=0, description="how long it must stay below 80 % of the threshold before the level is lowered"
-    )
-
-    @model_validator(mode="after")
-    def _rising(self) -> LagConfig:
-        if not self.warning_s < self.alarm_s < self.critical_s:
-            raise ValueError("thresholds must rise: warning_s < alarm_s < critical_s")
-        return self
-
-    def thresholds(self) -> Thresholds:
-        """The monitor's view."""
-        return Thresholds(self.warning_s, self.alarm_s, self.critical_s, self.hold_s, self.clear_s)
-
-
-class MonitorSettings(_Model):
-    """`[monitor]`: where alerts go."""
-
-    webhook_url: Url | None = Field(
-        default=None, description="`http(s)://...` that gets each change of a lag level as a JSON POST; kept secret"
-    )
-    metrics_listen: str | None = Field(
-        default=None,
-        pattern=r"^\S+:\d{1,5}$",
-        description="`host:port` where Prometheus finds `/metrics`; default: none",
-    )
-
-
-class DirectorySettings(_Model):
+class DirectorySettings(Section):
     """`[directory]`: which node masters which rows. Nodes and blocks are those of `[cache]`."""
 
     enabled: bool = Field(default=False, description="start the role `affinity`, count accesses, prefer lanes by node")
@@ -239,7 +153,7 @@ class DirectorySettings(_Model):
         )
 
 
-class StreamConfig(_Model):
+class StreamConfig(Section):
     """`[[streams]]`: one source database into one target."""
 
     name: str = Field(
@@ -275,7 +189,7 @@ class StreamConfig(_Model):
 _ADDRESS = r"^[^:\s]+:\d{1,5}$"
 
 
-class CacheSettings(_Model):
+class CacheSettings(Section):
     """`[cache]`: the row cache of this node, its HTTP address and its peers."""
 
     node: str = Field(default="local", pattern=_NAME, description="this node's name, another one on every node")
@@ -310,7 +224,7 @@ class CacheSettings(_Model):
         return self
 
 
-class Settings(_Model):
+class Settings(Section):
     """The whole configuration."""
 
     kafka: KafkaSettings = KafkaSettings()
