@@ -14,18 +14,25 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
-.PHONY: help setup demo test check bench lock simulate
+.PHONY: help setup demo test test-containers check bench lock simulate
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Build .venv with every extra from uv.lock (does nothing when it is up to date)
 
 demo: setup ## Replicate a live workload between two embedded PostgreSQL servers over an embedded Kafka
 	$(VENV)/bin/headrace demo
 
-test: setup check ## Run the checks, then every test
-	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal
+test: setup check ## Run the checks, then every test but those with containers
+	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal -m "not containers"
+
+# Ryuk, testcontainers' own cleaner, comes from a registry that may be out of reach; the label does as well.
+test-containers: setup ## Build the missing images, then run the tests with containers (needs a Docker engine)
+	@images=$$(docker/build) && echo "$$images" && \
+	  trap 'docker ps -aq --filter label=org.testcontainers=true | xargs -r docker rm -fv >/dev/null' EXIT && \
+	  env $$images TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
+	    TESTCONTAINERS_CONNECTION_MODE=docker_host $(VENV)/bin/pytest -m containers --durations=10
 
 check: setup ## Lint, format check, types, direction of imports
 	$(VENV)/bin/ruff check .

@@ -22,6 +22,7 @@ from headrace.console import ENV_SUPERVISOR, EX_OK, EXPECTED_ERRORS, exit_code, 
 from pipeline.errors import RetriableError
 from topologies.apply import Apply
 from topologies.capture import Capture
+from topologies.heartbeat import Heartbeat
 from topologies.settings import Settings, StreamConfig
 
 if TYPE_CHECKING:
@@ -38,12 +39,20 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class StopFlag:
-    """Set by SIGTERM and SIGINT. A role that does not end within `STOP_S` is ended the hard way."""
+    """Set by SIGTERM and SIGINT. A role that does not end within `STOP_S` is ended the hard way.
+
+    A role's main loop asks `is_set` at every turn, which is its heartbeat too; `wait` is for whatever watches.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._heartbeat = Heartbeat.from_environment()
         self.wait = self._event.wait
-        self.is_set = self._event.is_set
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        self._heartbeat.beat()
+        return self._event.is_set()
 
     def install(self) -> None:
         """Listen to the signals; call it from the main thread."""

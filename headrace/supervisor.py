@@ -20,6 +20,7 @@ from headrace.configuration import read_settings
 from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TEMPFAIL, setup_logging
 from headrace.embedded import EmbeddedKafka, embedded_kafka
 from headrace.roles import StopFlag, follow_supervisor
+from topologies.heartbeat import ENV_HEARTBEAT
 from topologies.settings import EMBEDDED, Settings
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class Supervisor:
     def run(self) -> int:
         """Supervise; returns the exit code: 0 when stopped by a signal, 1 when a role gave up."""
         try:
-            while not self._stop.wait(POLL_S):
+            while not self._stop.is_set():
+                self._stop.wait(POLL_S)
                 self._watch_broker()
                 for child in self._children:
                     if child.process is None:
@@ -160,6 +162,7 @@ def supervise(config: Path, *, apply: int, verbose: bool) -> int:
     stop.install()
     follow_supervisor()
     env = {**os.environ, ENV_SUPERVISOR: str(os.getpid())}
+    env.pop(ENV_HEARTBEAT, None)  # the file says that the supervisor lives
     if settings.kafka.bootstrap_servers != EMBEDDED:
         return Supervisor(_children(settings, config, env, apply=apply, verbose=verbose), None, stop).run()
     with embedded_kafka(settings.kafka.data_dir) as broker:

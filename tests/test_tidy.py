@@ -26,6 +26,12 @@ BANNED_IN_PIPELINE = {
     "print": "return what there is to say, or raise it",
     "open": "take the content as an argument",
 }
+# Names that threading.Thread needs for itself, in some Python from 3.11 on (`_handle` since 3.13, `_context` 3.14).
+THREADS_OWN = frozenset({
+    "_bootstrap", "_bootstrap_inner", "_context", "_daemonic", "_delete", "_handle", "_ident", "_initialized",
+    "_invoke_excepthook", "_is_stopped", "_name", "_native_id", "_os_thread_handle", "_set_ident", "_set_native_id",
+    "_started", "_stderr", "_stop", "_tstate_lock",
+})  # fmt: skip
 Found = Iterator[tuple[int, str]]
 
 
@@ -55,6 +61,21 @@ def bare_excepts(tree: ast.Module) -> Found:
             yield node.lineno, "a bare except: name what is expected"
 
 
+def clashes_with_thread(tree: ast.Module) -> Found:
+    """Methods and attributes of a thread's class that some Python's Thread has, too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(dotted(base).endswith("Thread") for base in node.bases):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.FunctionDef):
+                    name = inner.name
+                elif isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+                    name = inner.attr
+                else:
+                    continue
+                if name in THREADS_OWN:
+                    yield inner.lineno, f"{node.name}.{name}: threading.Thread has an attribute of that name"
+
+
 def banned(tree: ast.Module) -> Found:
     """Clocks, chance and input or output, called or imported."""
     for node in ast.walk(tree):
@@ -75,7 +96,8 @@ def banned(tree: ast.Module) -> Found:
 def test_module_is_tidy(path: Path) -> None:
     source = (ROOT / path).read_text("utf-8")
     tree = ast.parse(source)
-    found = [*oversized(source, tree), *bare_excepts(tree), *(banned(tree) if path.parts[0] == "pipeline" else ())]
+    found = [*oversized(source, tree), *bare_excepts(tree), *clashes_with_thread(tree)]
+    found += banned(tree) if path.parts[0] == "pipeline" else ()
     assert not found, "\n".join(f"{path}:{line}: {text}" for line, text in found)
 
 
@@ -88,6 +110,11 @@ def test_module_is_tidy(path: Path) -> None:
 )  # fmt: skip
 def test_what_is_banned_is_found(line: str) -> None:
     assert {number for number, _ in banned(ast.parse(f"x = 1\n{line}"))} == {2}
+
+
+def test_names_that_a_thread_has_are_found() -> None:
+    own = "class A(threading.Thread):\n  def _handle(self): self._context = 1\nclass B:\n  def _handle(self): ..."
+    assert [line for line, _ in clashes_with_thread(ast.parse(own))] == [2, 2]
 
 
 def test_long_code_and_bare_excepts_are_found() -> None:

@@ -105,7 +105,7 @@ class LaneWorker(threading.Thread):
                 if isinstance(unit, Damage):
                     self._skip(unit)
                 elif unit is not None:
-                    self._handle(unit)
+                    self._take_up(unit)
                 elif self._open is not None:
                     self._hold_open()
                 elif self._letters is not None and self.lane == PARKING_LANE:
@@ -131,7 +131,7 @@ class LaneWorker(threading.Thread):
         self._bytes_out += unit.size
         return unit
 
-    def _handle(self, first: QueuedUnit) -> None:
+    def _take_up(self, first: QueuedUnit) -> None:
         if self._is_old(first):
             self.done_offset = first.offset + 1
             return

@@ -23,6 +23,7 @@ from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError
 from topologies.directory_follower import DirectoryFollower
 from topologies.faust_app import make_app, raw_topic
+from topologies.heartbeat import Heartbeat
 from topologies.rewind import rewind_groups
 from topologies.settings import ENV_CONFIG, Settings, load_settings
 from topologies.stream_planner import StreamPlanner
@@ -38,6 +39,7 @@ class PlannerApp:
         self.settings = settings
         self.app = make_app(settings, "plan")
         self.directory = DirectoryFollower(settings, lanes=True) if settings.directory.enabled else None
+        self._heartbeat = Heartbeat.from_environment()
         names = {number: name for name, number in settings.numbers().items()}
         self.planners = {
             number: StreamPlanner(settings, settings.stream(name), number, self.app.stop, self._preference(name))
@@ -77,6 +79,7 @@ class PlannerApp:
                 await planner.follow(event.value)
 
     async def _tick(self) -> None:
+        self._heartbeat.beat()
         for planner in self.planners.values():
             await planner.tick()
 
