@@ -104,9 +104,9 @@ def _lanes() -> Figures:
     return _against(found, "8 lanes", "1 lanes", "tps", "{:,.0f} TPS")
 
 
-def _skew(rival: str) -> Callable[[], Figures]:
+def _skew(rival: str, commit_us: int) -> Callable[[], Figures]:
     def figures() -> Figures:
-        name = "skewed, heavy tail, 300 µs a commit: "
+        name = f"skewed, heavy tail, {commit_us} µs a commit: "
         return _against(samples(store.load("scheduling")), name + "Headrace", name + rival, "speed-up", "{:.2f}")
 
     return figures
@@ -172,13 +172,13 @@ TARGETS = (
         "lanes: 8 against 1, target 2 ms away", "one lane", "near 8x",
         "make bench-baseline ARGS='--lanes-only --load accounts'", _lanes,
     ),
-    Target(
-        "makespan, Zipf 0.99, heavy tail (simulated)", "level barriers", "1.5x, moonshot 2.3x",
-        "make bench-scheduling", _skew("level barriers"),
-    ),
-    Target(
-        "makespan, Zipf 0.99, heavy tail (simulated)", "key-hash partitions", "1.5x, moonshot 2.3x",
-        "make bench-scheduling", _skew("key-hash partitions"),
+    *(
+        Target(
+            f"makespan, Zipf 0.99, heavy tail (simulated), {title}", rival, "1.5x, moonshot 2.3x",
+            "make bench-scheduling", _skew(rival, commit_us),
+        )
+        for commit_us, title in ((300, "with target commits"), (0, "parallelism alone"))
+        for rival in ("level barriers", "key-hash partitions")
     ),
     Target(
         "memory: a transaction of 1,000,000 rows among small ones", "", "under 300 MB, moonshot 150 MB",
