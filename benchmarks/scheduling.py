@@ -210,6 +210,13 @@ _RIVALS: dict[str, Callable[[Keys, list[float], float], float]] = {
 }  # fmt: skip
 
 
+_WHY = (
+    "Why skewed keys lose without the cost of commits: hot keys join most of a window into one independent set, and a "
+    "set goes to one lane as one unit. With that cost the same merging wins, since a rival commits at each level, or "
+    "each transaction that crosses partitions."
+)
+
+
 # -- the section of RESULTS.md ---------------------------------------------------------------------
 
 
@@ -239,13 +246,7 @@ def section(runs: Sequence[Run]) -> str:
         ours = spread(values(found, f"{name}: Headrace", "speed-up"), ".2f")
         to = [spread(ratios(found, f"{name}: Headrace", f"{name}: {who}", "speed-up"), ".2f") for who in _RIVALS][:2]
         lines.append(f"| {name} | {barriers:.2f} | {partitions:.2f} | {ours} | {to[0]} | {to[1]} |")
-    lines += [
-        "",
-        "Why skewed keys lose without the cost of commits: hot keys join most of a window into one independent set, and "
-        "a set goes to one lane as one unit. With that cost the same merging wins, since a rival commits at each level, "
-        "or each transaction that crosses partitions.",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _WHY])
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
