@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> Iterator[Sample]:
     """Yield a sample a contestant, rate and repetition."""
-    with servers(source_settings={"track_commit_timestamp": "on", "synchronous_commit": "off"}) as bench:
+    with servers(source_settings={"track_commit_timestamp": "on"}) as bench:
         bench.sql(bench.target, "CREATE DATABASE bench_empty")
         TICKS.initialise(bench, bench.target, "bench_empty")
         for statement in _NOTE:
