@@ -23,7 +23,7 @@ from schemas.grd_affinity import MEMBERS, GrdAffinity
 NAMES = ("a", "b", "c", "d", "e")
 BLOCKS = [BlockId("s", "public", table, n) for table in ("item", "line") for n in range(3)]
 STEP_US = 200_000
-SKEW_US = 2_000_000  # between the clocks of two deciders
+SKEW_US = 1_000_000  # of the clock of a decider, either way
 COMPACTION_LAG_US = 800_000
 LATE_US = COMPACTION_LAG_US // 2
 EXPIRY_US = 3_000_000  # the group's session timeout
@@ -245,7 +245,7 @@ class DirectoryWorld:
         if "operator" in record.reason or record.read_mostly:
             return
         last = self.last_move.get(block)
-        if last is not None and self.now_us - last < DEFAULT.residency_us - SKEW_US and len(self.deciders) == 1:
+        if last is not None and self.now_us - last < DEFAULT.residency_us - 2 * SKEW_US and len(self.deciders) == 1:
             raise BrokenPromiseError(f"{block} moves again after {self.now_us - last} us")
         if record.master != decider.directory.owner(block).node:
             self.last_move[block] = self.now_us
