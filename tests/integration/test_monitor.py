@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from headrace.console import EX_FAILURE
+from headrace.embedded.ports import remembered_port
 from headrace.recent import newest_lag, recent_reports
 from pipeline.lag import STAGES
 from schemas.lag import Lag
@@ -15,6 +17,7 @@ from tests.cli.conftest import invoke
 from tests.support.fixtures import MakeRig
 from tests.support.receiver import receiver
 from tests.support.rig import Rig
+from tests.support.scraping import scrape
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -32,11 +35,15 @@ def lag_of(rig: Rig) -> Lag:
     return found[-1]
 
 
-def test_a_stuck_target_is_told_and_an_idle_source_is_not(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_target_is_told_and_an_idle_source_is_not(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with receiver(500) as server:
         monkeypatch.setenv("HEADRACE_MONITOR__WEBHOOK_URL", f"http://127.0.0.1:{server.port}/s3cret")
         for name, value in {"warning_s": 2, "alarm_s": 300, "critical_s": 600, "hold_s": 0}.items():
             monkeypatch.setenv(f"HEADRACE_STREAMS__0__LAG__{name.upper()}", str(value))
+        port = remembered_port(tmp_path / "ports.json", "metrics", None)
+        monkeypatch.setenv("HEADRACE_MONITOR__METRICS_LISTEN", f"127.0.0.1:{port}")
         rig = make_rig()
         rig.both("CREATE TABLE item (id int PRIMARY KEY)")
         rig.start("capture", "plan", "apply")
@@ -52,6 +59,7 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(make_rig: MakeRig, mon
             assert lag_of(rig).level == "warning"
             assert (lag_of(rig).age_s or 0) >= 2
             _check_explanation(rig)
+            assert scrape(port)["headrace_lag_level", rig.stream] == 1
         rig.wait_until_equal("item")
         rig.until(lambda: lag_of(rig).age_s == 0, "the last commit is old, but nothing is left to apply")
     assert [body["level"] for _, body in server.posts] == ["warning", "warning"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
-
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import ConfigError
 from schemas.lag import Lag, LagWindow
 from schemas.role_report import Buffer, Control, RoleReport
+from tests.support.scraping import scrape
 from topologies.metrics import STALE_US, Metrics, MetricsServer
 
 WINDOW = LagWindow(10, "applied", 500, 900, 0.25, None, 0.5, 0.3, 0.01)
@@ -17,19 +15,6 @@ WINDOW = LagWindow(10, "applied", 500, 900, 0.25, None, 0.5, 0.3, 0.01)
 
 def lag(time_us: int) -> Lag:
     return Lag("shop", time_us, 1, 2.5, "alarm", 1, "behind", 7, 2, [WINDOW])
-
-
-def scrape(port: int) -> dict[tuple[str, ...], float]:
-    """(name, label values in order of their names) -> value."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return {
-        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def test_lag_buffers_and_controllers_are_served() -> None:
