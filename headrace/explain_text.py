@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from headrace.explain import Explanation
-from headrace.status_text import control_text
+from headrace.status_text import control_text, share_text
 from headrace.streams import position_text
 from pipeline.graph_picture import dot_text, svg_text
 from pipeline.waiting import LaneWait, Waiting
@@ -109,4 +109,4 @@ def _controls(found: Explanation) -> Iterator[str]:
     yield "buffers:"
     for report in found.reports:
         for buffer in report.buffers:
-            yield f"  {report.role}: {buffer.name}: {buffer.used:,} of {buffer.limit:,} {buffer.unit}"
+            yield f"  {report.role}: {buffer.name} {share_text(buffer)}"

@@ -14,6 +14,7 @@ from pipeline.lag_windows import WINDOWS_S
 from schemas.lag import LagWindow
 from schemas.role_report import Buffer, Control
 
+MIB = 1024 * 1024
 LEVEL_STYLES = {"ok": "green", "warning": "yellow", "alarm": "red", "critical": "bold red", "no monitor": "dim"}
 STYLES = {
     "stopped": "red",
@@ -92,17 +93,20 @@ def _controls(status: StreamStatus) -> Iterator[str]:
 def control_text(control: Control) -> str:
     """A controller's value, when it changed and why."""
     since = f", {seconds_text(max(0.0, time.time() - control.changed_us / 1e6))} ago" if control.changed_us else ""
-    return f"{control.name} {control.value:,.4g} {control.unit} ({control.reason}{since})"
+    return f"{control.name} = {control.value:,.4g} {control.unit} ({control.reason}{since})"
 
 
 def _buffers(status: StreamStatus) -> Iterator[str]:
     for role in status.roles:
-        used = [f"{buffer.name} {_share(buffer)}" for buffer in role.buffers]
+        used = [f"{buffer.name} {share_text(buffer)}" for buffer in role.buffers]
         if used:
             yield f"{role.role}: {', '.join(used)}"
 
 
-def _share(buffer: Buffer) -> str:
+def share_text(buffer: Buffer) -> str:
+    """How full a buffer is; bytes in MiB."""
+    if buffer.unit == "bytes":
+        return f"{buffer.used / MIB:,.1f} of {buffer.limit / MIB:,.0f} MiB"
     return f"{buffer.used:,} of {buffer.limit:,}"
 
 

@@ -35,8 +35,11 @@ class Lead:
 
     @property
     def bytes(self) -> int:
-        """The lead, at most a step too high. Records from before the first one count like the mean of those since."""
-        if self._first is None:
+        """The lead, at most a step too high; 0 while nothing is known of the target.
+
+        Records from before the first one count like the mean of those since.
+        """
+        if self._first is None or self._applied is None:
             return 0
-        before = max(0, self._first - self._applied) if self._applied is not None else 0
+        before = max(0, self._first - self._applied)
         return self._sent_bytes - self._passed_bytes + before * (self._sent_bytes // self._sent_records)

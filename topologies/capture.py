@@ -46,6 +46,7 @@ class Capture:
         self._bytes = 0
         self._changes = 0
         self._lead = LeadWatch(stream)
+        self._in_parts = False  # the last record sent is a part, and not the last one, of a large transaction
         self._failed: KafkaError | None = None
         self._reporter = Reporter(settings, stream.name, "capture")
         self._linger = AdaptiveLinger() if stream.source.linger_ms is None else None
@@ -115,7 +116,8 @@ class Capture:
             producer.poll(0)
             self._check_failed()
             self._report(producer)
-            while self._full or self._lead.behind:
+            # In the middle of a large transaction the target can't catch up: it applies all parts or none.
+            while self._full or (self._lead.behind and not self._in_parts):
                 source.keepalive()
                 producer.poll(BACK_PRESSURE_POLL_S)
                 self._check_failed()
@@ -166,6 +168,7 @@ class Capture:
                 # The producer is idempotent: acknowledgements of a partition come in order.
                 source.confirm(end_position)
 
+        self._in_parts = not batch.last_part
         if batch.positions and batch.last_part:
             self._place = (batch.generation, batch.last_position, batch.commit_times_us[-1])
         self._waiting.append((len(record), batch.rows()))

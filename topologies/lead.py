@@ -1,7 +1,8 @@
 """Back-pressure: capture pauses while `changes` is too far ahead of the target.
 
 The source keeps in its own log what is not read, and Kafka needs no more room than the limit. The ledger is
-asked by a thread of its own, since a target that is away must not keep capture from answering its source.
+asked by a thread of its own, since a target that is away must not keep capture from answering its source. Until it
+has answered once, capture does not pause: where it cannot reach the target, there is no limit.
 """
 
 from __future__ import annotations
@@ -53,14 +54,17 @@ class LeadWatch(threading.Thread):
     def run(self) -> None:
         """Ask the ledger once a second."""
         ledger: Ledger | None = None
+        told = False
         while not self._stopping.wait(ASK_S):
             try:
                 ledger = ledger or self._open()
                 row = ledger.stream_row()
-            except HeadraceError as error:  # the lanes tell the operator; until it is back nothing is applied
-                log.debug("stream %s: %s", self._stream.name, error)
-                ledger = self._closed(ledger)
+            except HeadraceError as error:
+                if not told:
+                    log.warning("%s; capture can't tell how far the target is", error)
+                told, ledger = True, self._closed(ledger)
                 continue
+            told = False
             if row is not None:
                 with self._lock:
                     self._lead.applied(row.changes_offset)
@@ -74,5 +78,6 @@ class LeadWatch(threading.Thread):
 
     @staticmethod
     def _closed(ledger: Ledger | None) -> None:
+        """None, after closing what was open."""
         if ledger is not None:
             ledger.close()

@@ -77,7 +77,7 @@ def _check_explanation(rig: Rig) -> None:
     assert "1 transactions, 1 row changes; 0 are applied" in text
     position = text.partition("transaction ")[2].partition(":")[0]
     assert "is next: it is being applied, or the target makes it wait (a lock?)" in text
-    assert "apply/0: merge limit 4,000 transactions a commit" in text
+    assert "apply/0: merge limit = 4,000 transactions a commit" in text
     assert invoke("explain", "-c", str(rig.config_path), "--window", position).out.startswith(text[:100])
     assert "<svg" in invoke("explain", "-c", str(rig.config_path), "--format", "svg").out
     assert "digraph" in invoke("explain", "-c", str(rig.config_path), "--format", "dot").out
