@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import random
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import psycopg
-
-from tests.support.rig import Rig
 
 ACCOUNTS = 200
 BALANCE = 1000
@@ -28,7 +28,29 @@ TABLES = (
 )
 
 
-def create_bank(rig: Rig) -> None:
+class BankRig(Protocol):
+    """What the bank needs of a stream: its two databases, and ways to wait."""
+
+    @property
+    def source_dsn(self) -> str: ...
+
+    @property
+    def target_dsn(self) -> str: ...
+
+    def both(self, *statements: str) -> None: ...
+
+    def source(self, *statements: str) -> None: ...
+
+    def source_rows(self, query: str) -> list[tuple[object, ...]]: ...
+
+    def target_rows(self, query: str) -> list[tuple[object, ...]]: ...
+
+    def until(self, condition: Callable[[], object], what: str) -> None: ...
+
+    def wait_until_equal(self) -> None: ...
+
+
+def create_bank(rig: BankRig) -> None:
     """Create the tables on both sides and the accounts on the source."""
     rig.both(*TABLES)
     rig.source(f"INSERT INTO account SELECT n, {BALANCE} FROM generate_series(1, {ACCOUNTS}) n")
@@ -40,10 +62,10 @@ class BankLoad:
     Writers survive a source that goes away. The reader begins to check when the target is whole.
     """
 
-    def __init__(self, rig: Rig, *, writers: int = 2, pause_s: float = PAUSE_S) -> None:
+    def __init__(self, rig: BankRig, *, writers: int = 2, pause_s: float = PAUSE_S) -> None:
         self._rig = rig
         self._pause_s = pause_s
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(time.time_ns())  # above those of an earlier load on the same tables
         self._stopping = threading.Event()
         self._reading = threading.Event()
         self.wrong: list[str] = []
