@@ -143,6 +143,34 @@ class Rowwise(Contestant):
         return {"apply": [pid], "target": self._pids(lane, on_source=False)}
 
 
+class RowwisePipeline(Headrace):
+    """Headrace's capture, and `benchmarks.rowwise` in place of planner and lanes."""
+
+    def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog) -> None:
+        super().__init__(bench, load, name, sync, backlog)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start both; the changes topic is there once the capture has run."""
+        self.roles.start("capture")
+        arguments = [self.bench.kafka.bootstrap_servers, f"bench_{self.name}.changes"]
+        target = [self.bench.target.dsn(self.name), self.sync]
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.rowwise", *arguments, *target])
+
+    def stop(self) -> None:
+        """Stop both."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.roles.stop()
+
+    def backends(self) -> dict[str, list[int]]:
+        """Process ids by role."""
+        lane = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bench rowwise'"
+        pid = self._process.pid if self._process is not None else 0
+        return {"apply": [pid], "target": self._pids(lane, on_source=False)}
+
+
 # -- the section of RESULTS.md ---------------------------------------------------------------------
 
 

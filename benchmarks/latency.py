@@ -4,7 +4,8 @@ pgbench starts transactions by a clock (Poisson), whether earlier ones have ende
 commit timestamps say when a transaction committed; on the target a deferred trigger writes the time at
 which the commit begins, for both contestants alike. "From schedule" counts from the moment at which the
 transaction should have begun on the source, so a stalled source hides nothing (coordinated omission).
-Target commits are asynchronous, native's default.
+Target commits are asynchronous, native's default. "Row by row" is the same pipeline with the baseline's way of
+applying: one prepared statement a row, one commit a transaction, pipelined.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, median, pvariance
 
 from benchmarks import chart
+from benchmarks.baseline import RowwisePipeline
 from benchmarks.contestants import Backlog, Headrace, Native
 from benchmarks.loads import TICKS
 from benchmarks.servers import Servers, servers, wait_for
 from benchmarks.store import Run, Sample, samples, spread, values
 
 TITLE = "Latency"
+WHO = ("native", "row by row", "Headrace")
 CLIENTS = 8
 WARM_S = 3
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -60,13 +63,9 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
 
 def _repetition(bench: Servers, given: argparse.Namespace, seed: int) -> Iterator[Sample]:
     rates = [int(rate) for rate in given.rates.split(",")]
-    for who in ("native", "Headrace"):
+    for who in WHO:
         TICKS.initialise(bench, bench.source, "postgres")
-        name = f"{'native' if who == 'native' else 'hr'}{seed}"
-        if who == "native":
-            contestant: Native | Headrace = Native(bench, TICKS, name, "off", Backlog())
-        else:
-            contestant = Headrace(bench, TICKS, name, "off", Backlog(), lanes=given.lanes)
+        contestant = _contestant(bench, who, seed, given.lanes)
         contestant.start()
         _load(bench, 200, WARM_S, seed)
         _wait_until_equal(bench, contestant)
@@ -75,6 +74,14 @@ def _repetition(bench: Servers, given: argparse.Namespace, seed: int) -> Iterato
         contestant.stop()
         contestant.check()
         contestant.drop()
+
+
+def _contestant(bench: Servers, who: str, seed: int, lanes: int) -> Native | Headrace:
+    if who == "native":
+        return Native(bench, TICKS, f"native{seed}", "off", Backlog())
+    if who == "row by row":
+        return RowwisePipeline(bench, TICKS, f"row{seed}", "off", Backlog())
+    return Headrace(bench, TICKS, f"hr{seed}", "off", Backlog(), lanes=lanes)
 
 
 def _load(bench: Servers, rate: int, seconds: int, seed: int) -> None:
@@ -151,12 +158,12 @@ def section(runs: Sequence[Run]) -> str:
     seconds = sorted({str(run.options["seconds"]) for run in runs})
     lines = [
         (f"Milliseconds; median over the repetitions, with the range for p99. {' or '.join(seconds)} s of load at each "
-        "rate; native and Headrace one after the other. `make bench-latency`"), "",
+        "rate; the contestants one after the other. `make bench-latency`"), "",
         "| rate | contestant | p50 | p95 | p99 (range) | p99.9 | mean | variance | p99 from schedule |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for rate in _rates(found):
-        for who in ("native", "Headrace"):
+        for who in WHO:
             case = f"{who}, {rate} TPS"
             if not values(found, case, "p50 ms"):
                 continue
@@ -179,7 +186,7 @@ def charts(runs: Sequence[Run]) -> list[str]:
     found = samples(runs)
     rates = _rates(found)
     series: dict[str, list[float | None]] = {}
-    for who in ("native", "Headrace"):
+    for who in WHO:
         for quantile in ("p50", "p99"):
             numbers = [values(found, f"{who}, {rate} TPS", f"{quantile} ms") for rate in rates]
             series[f"{who} {quantile}"] = [round(median(each), 2) if each else None for each in numbers]
