@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
-from benchmarks import baseline, drain, fusion, growth, latency, memory, network, scheduling
+from benchmarks import baseline, directory, drain, fusion, growth, latency, memory, network, scheduling
 from benchmarks.store import Run, Sample
 
 
@@ -31,6 +31,6 @@ class Benchmark(Protocol):
 
 _MODULES = {
     "drain": drain, "baseline": baseline, "latency": latency, "network": network, "scheduling": scheduling,
-    "memory": memory, "growth": growth, "fusion": fusion,
+    "memory": memory, "growth": growth, "fusion": fusion, "directory": directory,
 }  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {name: cast(Benchmark, module) for name, module in _MODULES.items()}

@@ -148,6 +148,32 @@ def _growth() -> Figures:
     return Figures("", "CPU a transaction, dearest size to cheapest: " + ", ".join(parts), "")
 
 
+def _directory(case: str, metric: str, base_case: str, base_metric: str, form: str) -> Callable[[], Figures]:
+    """Ours and the baseline as medians with ranges, and the ratio of the medians."""
+
+    def figures() -> Figures:
+        found = samples(store.load("directory"))
+        ours, base = values(found, case, metric), values(found, base_case, base_metric)
+        if not ours or not base:
+            return Figures()
+        ratio = f"{median(ours) / median(base):.2f}" if median(base) else ""
+        return Figures(spread(base, form), spread(ours, form), ratio)
+
+    return figures
+
+
+def _directory_scaling() -> Figures:
+    """Throughput of ten nodes by that of three, in parts of what linear growth would give."""
+    found = samples(store.load("directory"))
+    grown = {}
+    for who in ("hash", "directory"):
+        small, large = (values(found, f"scaling, {nodes}", who) for nodes in (3, 10))
+        grown[who] = [ten / three * 0.3 for three, ten in zip(small, large, strict=True)]
+    if not grown["directory"]:
+        return Figures()
+    return Figures(spread(grown["hash"], ".2f"), spread(grown["directory"], ".2f"), "")
+
+
 TARGETS = (
     Target(
         "apply throughput, durable", "one prepared statement a row, one commit a transaction, pipelined",
@@ -206,6 +232,39 @@ TARGETS = (
         "make bench-memory", _memory,
     ),
     Target("growth by tables, rows, lanes", "", "flat cost a transaction", "make bench-growth", _growth),
+    Target(
+        "directory: look-up, p99 in µs, 1 M blocks, Zipf 0.99, moves going on", "one lock", "under 10 µs",
+        "make bench-directory", _directory("lookup, directory", "p99", "lookup, one lock", "p99", ",.1f"),
+    ),
+    Target(
+        "the same, against a message a look-up", "a thread that is asked", "under 10 µs", "make bench-directory",
+        _directory("lookup, directory", "p99", "lookup, a message a look-up", "p99", ",.1f"),
+    ),
+    Target(
+        "directory: hit rate of ready entries, half of the blocks, Zipf 0.99", "LRU, same memory",
+        "over 0.95, better than LRU", "make bench-directory",
+        _directory("hits, zipf, 50%", "directory", "hits, zipf, 50%", "LRU", ".3f"),
+    ),
+    Target(
+        "directory: the same, a fifth of the blocks, a scan going on", "LRU, same memory", "better than LRU",
+        "make bench-directory", _directory("hits, scan, 20%", "directory", "hits, scan, 20%", "LRU", ".3f"),
+    ),
+    Target(
+        "directory: share of 16 readers' time spent waiting for locks", "one lock", "0.15 -> 0.06",
+        "make bench-directory", _directory("locks, directory", "lock share", "locks, one lock", "lock share", ".3f"),
+    ),
+    Target(
+        "directory: a move on a broker, ms", "one move a write", "-40 %", "make bench-directory",
+        _directory("remaster, batches", "ms a move", "remaster, one a write", "ms a move", ".2f"),
+    ),
+    Target(
+        "directory: accesses at the master, shifting load (simulated nodes)", "hash placement", "shown",
+        "make bench-directory", _directory("placement, shifting", "directory", "placement, shifting", "hash", ".3f"),
+    ),
+    Target(
+        "directory: 3 -> 10 nodes, share of linear growth (simulated nodes)", "hash placement", "linear",
+        "make bench-directory", _directory_scaling,
+    ),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from pipeline.directory.block import BlockId, Owner
 from pipeline.directory.directory import Change, Directory
@@ -48,7 +49,7 @@ class DirectoryFollower(threading.Thread):
         self._settings = settings
         self._topic = settings.topic("grd-affinity")
         self._node = node
-        self._watch_lanes = lanes
+        self._admin = make_admin(settings) if lanes else None
         self._changed = changed
         self._stopping = threading.Event()
 
@@ -75,9 +76,9 @@ class DirectoryFollower(threading.Thread):
                 for presence in consumers[1:]:
                     presence.poll(0)
                 self.directory.settle(time.time_ns() // 1000)
-                if self._watch_lanes and time.monotonic() - lanes_s >= LANES_S:
+                if self._admin is not None and time.monotonic() - lanes_s >= LANES_S:
                     lanes_s = time.monotonic()
-                    self._look_at_lanes()
+                    self._look_at_lanes(self._admin)
         except Exception as error:
             log.exception("following the directory failed")
             self.fatal = error
@@ -119,9 +120,9 @@ class DirectoryFollower(threading.Thread):
         if change is not None and self._changed is not None and change.before.node != change.after.node:
             self._changed(change)
 
-    def _look_at_lanes(self) -> None:
+    def _look_at_lanes(self, admin: AdminClient) -> None:
         try:
-            found: Membership = read_membership(make_admin(self._settings), self._settings)
+            found: Membership = read_membership(admin, self._settings)
         except RetriableError as error:
             log.debug("%s", error)
             return

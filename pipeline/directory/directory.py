@@ -57,7 +57,13 @@ class Directory:
 
     def owner(self, block: BlockId) -> Owner:
         """The block's owner."""
-        return self.entry(block).owner
+        entry = self._tiers.get(block)
+        if entry is not None:
+            self.lookups.ready += 1
+            return entry.owner
+        self.lookups.cold += 1
+        self._tiers.want(block)
+        return self.members(block).owner(block, self._cold.get(block))
 
     def entry(self, block: BlockId) -> Entry:
         """All that is known of the block."""
@@ -75,7 +81,7 @@ class Directory:
 
     def members(self, block: BlockId) -> Members:
         """Who takes part in the block's partition."""
-        return self._members[partition_of(block, self.partitions)]
+        return self._members[partition_of(block, self.partitions) if self.partitions > 1 else 0]
 
     def partition_members(self, partition: int) -> Members:
         """Who takes part in a partition."""
@@ -89,6 +95,10 @@ class Directory:
     def nodes(self) -> frozenset[str]:
         """The members of all partitions."""
         return frozenset[str]().union(*(members.nodes for members in self._members))
+
+    def members_now(self) -> tuple[frozenset[str], int]:
+        """The members of all partitions, and their newest epoch."""
+        return self.nodes(), max(members.epoch for members in self._members)
 
     def __len__(self) -> int:
         """Blocks that have a record."""
@@ -104,7 +114,7 @@ class Directory:
         known = self._cold.get(block)
         if affinity.epoch <= known.epoch:
             return None
-        members = self._members[partition_of(block, self.partitions)]
+        members = self.members(block)
         before = members.owner(block, known)
         self._cold.put(block, affinity)
         self._tiers.refresh(block)

@@ -14,8 +14,8 @@ from schemas.change_batch import ChangeBatch
 
 # How far ahead of the emptiest lane a preferred one may be, in transactions and as a factor: work that waits in a
 # queue costs more than rows that are elsewhere.
-SLACK_TRANSACTIONS = 200
-SLACK_FACTOR = 1.5
+SLACK_TRANSACTIONS = 50
+SLACK_FACTOR = 1.25
 NodeLanes = Mapping[str, Sequence[int]]
 
 

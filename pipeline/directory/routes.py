@@ -12,7 +12,7 @@ from enum import Enum
 
 from pipeline.directory.block import BlockId, Owner
 
-CONGESTED_US = 1000  # waited longer than this in queues
+CONGESTED_STEP_US = 1000  # a message that takes longer has waited in queues
 ROUTES_MAX = 16_384  # remembered; the oldest goes
 SMOOTHING = 0.1  # weight of the newest latency
 
@@ -22,8 +22,8 @@ class Outcome(Enum):
 
     TWO_WAY = "2-way"
     THREE_WAY = "3-way"
-    BUSY = "busy"  # the block is changing hands
-    CONGESTED = "congested"  # it came, after more than a millisecond in queues
+    BUSY = "busy"  # who was asked does not have it (now): it changes hands, or was never filled
+    CONGESTED = "congested"  # it came, after more than a millisecond a step
     LOST = "lost"  # no answer in time
     RETRIED = "retried"  # asked for again, another way
 
@@ -76,10 +76,10 @@ class Routes:
             return Route(nearest, nearest)
         return shortest(self.node, owner.node, previous or ("" if owner.node == self.node else owner.node))
 
-    def answered(self, block: BlockId, route: Route, by: str, epoch: int, latency_us: float, queued_us: float) -> None:
+    def answered(self, block: BlockId, route: Route, by: str, epoch: int, latency_us: float) -> None:
         """A block came from `by`; what was learned is kept for as long as the epoch lasts."""
         self.outcomes[Outcome.TWO_WAY if by == route.ask else Outcome.THREE_WAY] += 1
-        self.outcomes[Outcome.CONGESTED] += queued_us > CONGESTED_US
+        self.outcomes[Outcome.CONGESTED] += latency_us > CONGESTED_STEP_US * max(2, route.steps)
         known = self.latency_us.get(by, latency_us)
         self.latency_us[by] = known + SMOOTHING * (latency_us - known)
         self._learned.pop(block, None)
@@ -95,3 +95,10 @@ class Routes:
     def retried(self) -> None:
         """It is asked for again."""
         self.outcomes[Outcome.RETRIED] += 1
+
+    def status(self) -> dict[str, dict[str, float]]:
+        """Outcomes by name, and the smoothed latency in microseconds by node that answered."""
+        return {
+            "outcomes": {outcome.value: count for outcome, count in self.outcomes.items()},
+            "latency_us": {node: round(latency, 1) for node, latency in self.latency_us.items()},
+        }

@@ -1,9 +1,10 @@
 """The hot and the warm tier: ready entries in bounded memory, over the packed cold one.
 
 What is asked for first comes into *warm*, a short queue; what is asked for again there goes to *hot*, the rest back
-to cold, so a scan passes through without pushing out what is used. Hot evicts as SIEVE does (Zhang et al., NSDI 2024):
-a hand walks from the oldest to the newest, spares what was visited since, and nothing is moved on a hit. A block
-that is asked for soon after it left goes straight to hot (Yang et al., SOSP 2023, the ghost queue of S3-FIFO).
+to cold, so a scan passes through without pushing out what is used. Hot is a clock: whatever was visited since the hand
+came by goes round once more, so a hit moves nothing. A block that is asked for soon after it left goes straight to hot,
+and shows which tier was too small: that one grows, so a shift of what is hot is followed (CAR: Bansal and Modha, FAST
+2004; the short queue first as in S3-FIFO: Yang et al., SOSP 2023).
 A reader touches a dictionary and a flag, never a lock; `settle` is called by the one writer.
 """
 
@@ -15,26 +16,56 @@ from collections.abc import Callable, Iterator
 from pipeline.directory.block import BlockId, Owner
 from pipeline.directory.members import Affinity
 
-WARM_SHARE = 0.1
+WARM_SHARE = 0.1  # at the start
+WARM_SHARES = (0.02, 0.9)
+GHOST_SHARE = 0.5  # of the entries: how many that left are remembered
 WANTED_MAX = 8192  # misses between two settlings that are remembered
 
 
 class Entry:
-    """A block's ready entry. All but `visited` and the links belongs to the writer, and is set once."""
+    """A block's ready entry. `visited` is set by readers; all else is set once."""
 
-    __slots__ = ("affinity", "block", "newer", "older", "owner", "visited")
+    __slots__ = ("affinity", "block", "owner", "visited")
 
     def __init__(self, block: BlockId, affinity: Affinity, owner: Owner) -> None:
         self.block = block
         self.affinity = affinity
         self.owner = owner
         self.visited = False
-        self.newer: Entry | None = None
-        self.older: Entry | None = None
+
+
+class Ghosts:
+    """Which blocks left lately, and from which tier; only their hashes."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._from_warm: dict[int, bool] = {}
+        self._order: deque[int] = deque()
+        self.warm = 0
+
+    @property
+    def hot(self) -> int:
+        """How many left from hot; `warm` is the number of the others."""
+        return len(self._from_warm) - self.warm
+
+    def add(self, block: BlockId, *, from_warm: bool) -> None:
+        """A block left."""
+        self.take(block)
+        self._from_warm[hash(block)] = from_warm
+        self.warm += from_warm
+        self._order.append(hash(block))
+        while len(self._order) > self._count_max:  # some of them have been taken since
+            self.warm -= self._from_warm.pop(self._order.popleft(), False)
+
+    def take(self, block: BlockId) -> bool | None:
+        """Forget that a block left; whether it was from warm, None when that is not remembered."""
+        found = self._from_warm.pop(hash(block), None)
+        self.warm -= found or False
+        return found
 
 
 class Tiers:
-    """Up to `entries_max` entries, a tenth of them warm. `make` builds an entry from the cold tier."""
+    """Up to `entries_max` entries, at first a tenth of them warm. `make` builds an entry from the cold tier."""
 
     def __init__(self, entries_max: int, make: Callable[[BlockId], Entry]) -> None:
         self.entries_max = max(2, entries_max)
@@ -42,12 +73,11 @@ class Tiers:
         self.promoted = self.demoted = 0
         self.hot: dict[BlockId, Entry] = {}
         self.warm: dict[BlockId, Entry] = {}
-        self._ghosts: dict[int, None] = {}
+        self._hot_order: deque[BlockId] = deque()  # the hand is at its left end
+        self._warm_order: deque[BlockId] = deque()
+        self._ghosts = Ghosts(max(1, round(self.entries_max * GHOST_SHARE)))
         self._wanted: deque[BlockId] = deque(maxlen=WANTED_MAX)
         self._make = make
-        self._newest: Entry | None = None
-        self._oldest: Entry | None = None
-        self._hand: Entry | None = None
 
     def get(self, block: BlockId) -> Entry | None:
         """The ready entry, if there is one. Any thread."""
@@ -63,105 +93,80 @@ class Tiers:
     def settle(self) -> int:
         """Take in what was missed since the last call; returns how many. The writer only."""
         count = 0
-        while self._wanted:
+        for _ in range(len(self._wanted)):
             block = self._wanted.popleft()
-            if block in self.hot or block in self.warm:
-                self._touch(block)
-                continue
-            count += 1
-            if self._ghosts.pop(hash(block), 0) is None:
-                self._insert(self._make(block))
-            else:
-                self.warm[block] = self._make(block)
-            self._make_room()
+            if self.get(block) is None:
+                count += 1
+                self._take_in(block)
+                self._make_room()
         return count
 
     def refresh(self, block: BlockId) -> None:
         """Build the entry anew, if it is here: its affinity has changed."""
         for tier in (self.hot, self.warm):
-            if block in tier:
-                self._replace(tier, tier[block])
+            old = tier.get(block)
+            if old is not None:
+                new = self._make(block)
+                new.visited = old.visited
+                tier[block] = new
 
     def refresh_all(self) -> None:
         """Build every entry anew: the members have changed."""
-        for tier in (self.hot, self.warm):
-            for entry in list(tier.values()):
-                self._replace(tier, entry)
+        for block in (*self.hot, *self.warm):
+            self.refresh(block)
 
     def entries(self) -> Iterator[Entry]:
         """All ready entries."""
         yield from self.hot.values()
         yield from self.warm.values()
 
-    def _touch(self, block: BlockId) -> None:
-        (self.hot.get(block) or self.warm[block]).visited = True
+    def _take_in(self, block: BlockId) -> None:
+        from_warm = self._ghosts.take(block)
+        if from_warm is None:
+            self.warm[block] = self._make(block)
+            self._warm_order.append(block)
+        else:
+            self._adapt(from_warm=from_warm)
+            self._insert(block, self._make(block))
 
-    def _replace(self, tier: dict[BlockId, Entry], old: Entry) -> None:
-        new = self._make(old.block)
-        new.visited = old.visited
-        if tier is self.hot:
-            new.newer, new.older = old.newer, old.older
-            if old.newer is not None:
-                old.newer.older = new
-            if old.older is not None:
-                old.older.newer = new
-            self._newest = new if self._newest is old else self._newest
-            self._oldest = new if self._oldest is old else self._oldest
-            self._hand = new if self._hand is old else self._hand
-        tier[old.block] = new
+    def _adapt(self, *, from_warm: bool) -> None:
+        """A block came back: the tier that it left was too small, the more so the fewer come back to the other."""
+        own, other = (self._ghosts.warm, self._ghosts.hot) if from_warm else (self._ghosts.hot, self._ghosts.warm)
+        step = max(1, other // max(1, own))
+        low, high = (max(1, round(share * self.entries_max)) for share in WARM_SHARES)
+        self.warm_max = min(high, max(low, self.warm_max + (step if from_warm else -step)))
 
     def _make_room(self) -> None:
-        """Warm has its tenth of what is full, and all that hot leaves free."""
+        """Warm has its part of what is full, and all that hot leaves free."""
         while len(self.hot) + len(self.warm) > self.entries_max:
-            if len(self.warm) > self.warm_max:
+            if len(self.warm) > self.warm_max or not self.hot:
                 self._leave_warm()
             else:
-                self._evict()
+                self._turn_hand()
 
     def _leave_warm(self) -> None:
-        block = next(iter(self.warm))
+        block = self._warm_order.popleft()
         entry = self.warm[block]
         if entry.visited:
-            self._insert(entry)  # into hot before out of warm: a reader finds it in one of them
+            self._insert(block, entry)  # into hot before out of warm: a reader finds it in one of them
             self.promoted += 1
         else:
-            self._forget(block)
+            self.demoted += 1
+            self._ghosts.add(block, from_warm=True)
         del self.warm[block]
 
-    def _insert(self, entry: Entry) -> None:
+    def _insert(self, block: BlockId, entry: Entry) -> None:
         entry.visited = False
-        entry.older, entry.newer = self._newest, None
-        if self._newest is not None:
-            self._newest.newer = entry
-        self._newest = entry
-        self._oldest = self._oldest or entry
-        self.hot[entry.block] = entry
+        self.hot[block] = entry
+        self._hot_order.append(block)
 
-    def _evict(self) -> None:
-        entry = self._hand or self._oldest
-        while entry is not None and entry.visited:
+    def _turn_hand(self) -> None:
+        block = self._hot_order.popleft()
+        entry = self.hot[block]
+        if entry.visited:
             entry.visited = False
-            entry = entry.newer or self._oldest
-        if entry is None:
-            return
-        self._hand = entry.newer
-        self._unlink(entry)
-        del self.hot[entry.block]
-        self._forget(entry.block)
-
-    def _unlink(self, entry: Entry) -> None:
-        if entry.newer is not None:
-            entry.newer.older = entry.older
+            self._hot_order.append(block)
         else:
-            self._newest = entry.older
-        if entry.older is not None:
-            entry.older.newer = entry.newer
-        else:
-            self._oldest = entry.newer
-        entry.newer = entry.older = None  # no cycles for the garbage collector
-
-    def _forget(self, block: BlockId) -> None:
-        self.demoted += 1
-        self._ghosts[hash(block)] = None
-        if len(self._ghosts) > self.entries_max:
-            del self._ghosts[next(iter(self._ghosts))]
+            self.demoted += 1
+            self._ghosts.add(block, from_warm=False)
+            del self.hot[block]

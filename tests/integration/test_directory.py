@@ -23,7 +23,7 @@ from topologies.kafka import make_admin
 from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS, ensure_topics
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
 
 
@@ -133,3 +133,23 @@ def check_history(settings: Settings) -> None:
         epochs.setdefault(partition, []).append(record.epoch)
         assert record.block != MEMBERS or Members(record.holders, record.epoch).nodes
     assert all(found == sorted(set(found)) for found in epochs.values())
+
+
+def test_a_decider_that_was_fenced_comes_back(rig: Rig) -> None:
+    rig.start("affinity")
+    node = DirectoryFollower(rig.settings, node="a")
+    node.start()
+    try:
+        until(lambda: node.directory.partition_members(0).nodes == {"a"}, "a is a member")
+        rogue = DecisionLog(rig.settings, 0)
+        known = rogue.open()
+        rogue.write([GrdAffinity(MEMBERS, "", known[-1].epoch + 1, False, ("z",))])
+        until(lambda: node.directory.partition_members(0).nodes == {"z"}, "the rogue is believed")
+        other = DirectoryFollower(rig.settings, node="b")
+        other.start()
+        until(lambda: node.directory.partition_members(0).nodes == {"a", "b"}, "the group is believed again")
+        with pytest.raises(FencedError):
+            rogue.write([GrdAffinity(MEMBERS, "", 1 << 43, False, ("z",))])
+        other.stop()
+    finally:
+        node.stop()

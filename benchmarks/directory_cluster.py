@@ -1,0 +1,200 @@
+"""Simulated nodes over the real directory and the real decider: who uses what, what is local, what moves.
+
+A second at a time: every node makes its accesses, the decider gets the reports, decides, and its records go into the
+directory. An access is local where the node masters the block or holds a shared copy. Seeded throughout.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from pipeline.directory.block import BlockId
+from pipeline.directory.decider import Decider
+from pipeline.directory.following import take
+from pipeline.directory.prediction import NextAccessor, after, likeliest
+from pipeline.directory.tiers import Entry
+from pipeline.directory.verdicts import Policy
+from schemas.grd_accesses import BlockAccesses, GrdAccesses
+
+SECOND_US = 1_000_000
+START_US = 1_700_000_000 * SECOND_US
+BLOCKS = 20_000
+OWN_SHARE = 0.85  # of the accesses of a block come from one node
+REMOTE_COST = 4.0  # of a remote access, a local one being 1: half of it falls on the master
+TRACKED_MAX = 8 * 4096  # of all eight partitions, which are one here
+
+
+@dataclass
+class Outcome:
+    """What a run of a cluster gave."""
+
+    local: int = 0
+    remote: int = 0
+    moves: int = 0
+    cost: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    local_by_second: list[float] = field(default_factory=list)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of local accesses."""
+        return self.local / max(1, self.local + self.remote)
+
+    @property
+    def throughput(self) -> float:
+        """Accesses by the time of the busiest node, a local access taking 1."""
+        return (self.local + self.remote) / max(self.cost.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`seconds` of accesses. Every `shift_s` a tenth of the blocks changes users; a share `shared` is read by all."""
+
+    nodes: int
+    seconds: int = 120
+    per_node: int = 300  # accesses a second
+    shift_s: int = 0
+    shared: float = 0.0
+
+    def names(self) -> list[str]:
+        """The nodes' names."""
+        return [f"node{n:02d}" for n in range(self.nodes)]
+
+
+def accesses(load: Load, seed: int) -> Iterator[list[tuple[str, BlockId, bool]]]:
+    """For each second: who uses which block, and whether it writes."""
+    rng = random.Random(seed)
+    names = load.names()
+    blocks = [BlockId("s", "public", "item", n) for n in range(BLOCKS)]
+    weights = list(accumulate(1 / n**0.99 for n in range(1, BLOCKS + 1)))
+    rng.shuffle(blocks)
+    user = [rng.randrange(load.nodes) for _ in blocks]
+    shared = {n for n in range(BLOCKS) if rng.random() < load.shared}
+    for second in range(load.seconds):
+        if load.shift_s and second and second % load.shift_s == 0:
+            for n in rng.sample(range(BLOCKS), BLOCKS // 10):
+                user[n] = rng.randrange(load.nodes)
+        found = []
+        for n in rng.choices(range(BLOCKS), cum_weights=weights, k=load.per_node * load.nodes):
+            own = n not in shared and rng.random() < OWN_SHARE
+            node = names[user[n] if own else rng.randrange(load.nodes)]
+            found.append((node, blocks[n], n not in shared))
+        yield found
+
+
+def run_cluster(load: Load, seed: int, *, moves: bool, policy: Policy | None = None) -> Outcome:
+    """Run a load; without `moves` every block stays where its hash puts it."""
+    decider = Decider(policy or Policy(moves_per_s=800, moves_burst=800, tracked_max=TRACKED_MAX))
+    directory = decider.directory
+    now_us = START_US
+    for record in decider.set_members(load.names(), now_us):
+        take(directory, 0, record, now_us, now_us)
+        decider.load(record)
+    directory.catch_up()
+    outcome = Outcome()
+    for used in accesses(load, seed):
+        now_us += SECOND_US
+        local = _count(outcome, used, directory.entry)
+        outcome.local_by_second.append(local / len(used))
+        directory.settle(now_us)
+        if not moves:
+            continue
+        for report in _reports(used, now_us):
+            decider.observe(report, now_us)
+        for record in decider.decide(now_us):
+            outcome.moves += 1
+            decider.load(record)
+    return outcome
+
+
+def _count(outcome: Outcome, used: list[tuple[str, BlockId, bool]], entry_of: Callable[[BlockId], Entry]) -> int:
+    local = 0
+    for node, block, writes in used:
+        entry = entry_of(block)
+        master = entry.owner.node
+        if node == master or (not writes and node in entry.affinity.holders):
+            local += 1
+            outcome.cost[node] += 1
+        else:
+            outcome.cost[node] += 1 + REMOTE_COST / 2
+            outcome.cost[master] += REMOTE_COST / 2
+    outcome.local += local
+    outcome.remote += len(used) - local
+    return local
+
+
+def _reports(used: list[tuple[str, BlockId, bool]], now_us: int) -> Iterator[GrdAccesses]:
+    counts: dict[str, dict[BlockId, list[int]]] = {}
+    for node, block, writes in used:
+        counts.setdefault(node, {}).setdefault(block, [0, 0])[writes] += 1
+    for node, blocks in counts.items():
+        yield GrdAccesses(node, now_us, tuple(BlockAccesses(str(b), r, w) for b, (r, w) in blocks.items()))
+
+
+def oracle(load: Load, seed: int, window_s: int = 10) -> float:
+    """Local share if each block were, for each window, with the node that is going to use it most; moves are free."""
+    local = total = 0
+    window: dict[BlockId, Counter[str]] = {}
+    for second, used in enumerate(accesses(load, seed)):
+        for node, block, _ in used:
+            window.setdefault(block, Counter())[node] += 1
+        total += len(used)
+        if (second + 1) % window_s == 0:
+            local += sum(max(counts.values()) for counts in window.values())
+            window.clear()
+    return (local + sum(max(counts.values()) for counts in window.values())) / total
+
+
+# -- prediction --------------------------------------------------------------------------------------
+
+
+def handed_on(seed: int, count: int) -> Iterator[tuple[int, str]]:
+    """Blocks that go through three nodes, one after another, each using it once to three times; one in ten strays."""
+    rng = random.Random(seed)
+    ways = ["abc", "dbe", "cad"]
+    block = 0
+    made = 0
+    while made < count:
+        block += 1
+        for node in rng.choice(ways):
+            for _ in range(rng.randint(1, 3)):
+                yield block, rng.choice("abcde") if rng.random() < 0.1 else node
+                made += 1
+
+
+def steady(seed: int, count: int) -> Iterator[tuple[int, str]]:
+    """Blocks with a favourite node each."""
+    rng = random.Random(seed)
+    favourites = [rng.choice("abcde") for _ in range(200)]
+    for _ in range(count):
+        block = rng.randrange(200)
+        yield block, favourites[block] if rng.random() < OWN_SHARE else rng.choice("abcde")
+
+
+def chance(seed: int, count: int) -> Iterator[tuple[int, str]]:
+    """Nothing to learn."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        yield rng.randrange(200), rng.choice("abcde")
+
+
+def accuracies(trace: Iterator[tuple[int, str]]) -> dict[str, float]:
+    """Share of accesses whose node was foretold, by the model and by simple rules; the first tenth teaches only."""
+    model, right, asked = NextAccessor(), Counter[str](), 0
+    recent: dict[int, tuple[str, ...]] = {}
+    used: dict[int, Counter[str]] = {}
+    pairs = list(trace)
+    for number, (block, node) in enumerate(pairs):
+        before, counts = recent.get(block, ()), used.setdefault(block, Counter())
+        if number >= len(pairs) // 10 and before:
+            asked += 1
+            right["model"] += likeliest(model.predict(before, counts))[0] == node
+            right["last"] += before[-2] == node
+            right["most"] += counts.most_common(1)[0][0] == node
+        model.learn(before, counts, node)
+        recent[block] = after(before, node)
+        counts[node] += 1
+    return {name: right[name] / max(1, asked) for name in ("model", "last", "most")}
