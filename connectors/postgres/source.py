@@ -38,6 +38,10 @@ HEARTBEAT_S = 5.0
 # While the server sends without a pause, a batch fills up instead of closing at its linger: larger records
 # cost the later stages less (planner 7.8 -> 3 µs, broker 13 -> 5 µs a transaction in `make bench`).
 LINGER_BUSY_MS = 50.0
+# Transactions this old are a backlog, whatever the socket holds at the moment: a capture faster than the server finds
+# it empty all the time. A pause of the server says that the backlog (or a source whose clock is late) is at its end.
+BACKLOG_AGE_S = 1.0
+BACKLOG_PAUSE_MS = 5.0
 
 
 class PostgresSource:
@@ -97,18 +101,22 @@ class PostgresSource:
     def _stream_batches(
         self, replication: ReplicationConnection, builder: BatchBuilder, decoder: PgOutputDecoder
     ) -> Iterator[ChangeBatch | None]:
-        opened_s = sent_s = time.monotonic()
+        opened_s = sent_s = arrived_s = time.monotonic()
         naps = 0
         while True:
+            rank = builder.rank
             empty = self._read(replication, builder, decoder)
             replication.send_status_if_due()
             now_s = time.monotonic()
+            if builder.rank != rank:
+                arrived_s = now_s
+            busy = not empty or _is_backlog(builder, time.time(), (now_s - arrived_s) * 1000)
             if not builder.positions:
                 opened_s = now_s
             if decoder.in_transaction and builder.bytes >= PART_BYTES_MAX:
                 yield from self._cut_transaction(builder, decoder)
                 sent_s = now_s
-            elif self._is_due(builder, decoder, (now_s - opened_s) * 1000, empty=empty):
+            elif self._is_due(builder, decoder, (now_s - opened_s) * 1000, busy=busy):
                 yield builder.close("live", decoder.end_position, time.time_ns() // 1000)
                 opened_s = sent_s = now_s
             elif empty and not builder.positions and now_s - sent_s >= HEARTBEAT_S:
@@ -126,7 +134,7 @@ class PostgresSource:
         """
         return replication.pump(decoder, 0 if builder.part else READ_MESSAGES_MAX, PART_BYTES_MAX)
 
-    def _is_due(self, builder: BatchBuilder, decoder: PgOutputDecoder, age_ms: float, *, empty: bool) -> bool:
+    def _is_due(self, builder: BatchBuilder, decoder: PgOutputDecoder, age_ms: float, *, busy: bool) -> bool:
         """Whether the batch should be closed now."""
         settings = self._settings
         if decoder.in_transaction or not builder.positions:
@@ -136,7 +144,7 @@ class PostgresSource:
             builder.part > 0
             or len(builder.positions) >= settings.batch_transactions_max
             or builder.bytes >= settings.batch_bytes_max
-            or age_ms >= (linger_ms if empty else LINGER_BUSY_MS)
+            or age_ms >= (LINGER_BUSY_MS if busy else linger_ms)
         )
 
     def _cut_transaction(self, builder: BatchBuilder, decoder: PgOutputDecoder) -> Iterator[ChangeBatch]:
@@ -173,3 +181,10 @@ class PostgresSource:
         if self._replication is not None:
             self._replication.close()
             self._replication = None
+
+
+def _is_backlog(builder: BatchBuilder, now_s: float, pause_ms: float) -> bool:
+    """Whether the transactions that come in were committed a while ago, and keep coming."""
+    if not builder.commit_times_us or pause_ms >= BACKLOG_PAUSE_MS:
+        return False
+    return now_s - builder.commit_times_us[-1] / 1e6 > BACKLOG_AGE_S
