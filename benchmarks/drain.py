@@ -73,7 +73,7 @@ def fill(bench: Servers, load: Load, backlog: Backlog, transactions: int, seed: 
     """Write the backlog, and one more transaction that marks its end."""
     bench.pgbench(
         bench.source, "-n", "-c", str(CLIENTS), "-j", "2", "-t", str(transactions // CLIENTS), "--max-tries", "20",
-        "--random-seed", str(seed), *load.script_arguments(bench.directory),
+        "--random-seed", str(seed), *load.script_arguments(bench.directory), flush=False,
     )  # fmt: skip
     backlog.end = parse_lsn(str(bench.sql(bench.source, "SELECT pg_current_wal_insert_lsn()")[0][0]))
     table = load.keyed[0]

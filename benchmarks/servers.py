@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,10 +49,11 @@ class Servers:
         wait_for(f"slot {slot}", lambda: not self.sql(self.source, idle))
         self.sql(self.source, query)
 
-    def pgbench(self, server: EmbeddedPostgres, *arguments: str, dbname: str = "postgres") -> None:
-        """Run pgbench against a server."""
+    def pgbench(self, server: EmbeddedPostgres, *arguments: str, dbname: str = "postgres", flush: bool = True) -> None:
+        """Run pgbench against a server; without `flush` its commits wait for no disk."""
         command = [str(server.bin_dir / "pgbench"), *arguments, "-d", server.dsn(dbname)]
-        subprocess.run(command, check=True, capture_output=True)
+        options = {} if flush else {"PGOPTIONS": "-c synchronous_commit=off"}
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **options})
 
 
 @contextmanager
