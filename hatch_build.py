@@ -34,6 +34,10 @@ class CompiledLoops(BuildHookInterface):  # type: ignore[misc, type-arg, unused-
 
     def initialize(self, version: str, build_data: dict[str, object]) -> None:
         """Compile into the tree. A failure leaves the package pure, with a warning."""
+        if version == "editable":
+            for source in SOURCES:
+                for old in Path(self.root).glob(source.replace(".pyx", ".*.so")):
+                    old.unlink()  # of an earlier state of its source
         if os.environ.get("HEADRACE_PURE"):
             return
         with tempfile.TemporaryDirectory() as scratch:
