@@ -11,37 +11,16 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from connectors.settings import SourceSettings as SourceSettings
+from connectors.settings import TargetSettings as TargetSettings
 from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName
+from pipeline.definitions import SequenceState, TableDefinition
 from pipeline.errors import ConfigError, HeadraceError
 from pipeline.fence import Fenced, LaneRow
-from pipeline.linger import AdaptiveLinger
 from pipeline.planner import Restart
 from schemas.change_batch import ChangeBatch, Relation
 from schemas.dead_letter import DeadLetter
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """Where changes come from. `dsn` is secret: never log it. `linger`, if there is one, stands for `linger_ms`."""
-
-    dsn: str
-    tables: tuple[str, ...]
-    exclude: tuple[str, ...] = ()
-    snapshot: str = "initial"
-    linger_ms: float = 5.0
-    batch_transactions_max: int = 1000
-    batch_bytes_max: int = 1024 * 1024
-    linger: AdaptiveLinger | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSettings:
-    """Where changes go. `dsn` is secret: never log it."""
-
-    dsn: str
-    synchronous_commit: str = "off"
-    session_replication_role: str = "replica"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +94,16 @@ class SourceAdmin(Protocol):
         """Preflight."""
 
     def tables(self) -> list[tuple[str, str]]:
-        """The tables that the stream replicates, parents before children."""
+        """The tables that the stream replicates by their names on the target, parents before children."""
+
+    def release(self) -> str:
+        """What the server is; two of one release understand each other's binary values."""
+
+    def definitions(self) -> list[TableDefinition]:
+        """What a target needs to have of these tables, by its own names."""
+
+    def sequences(self) -> list[SequenceState]:
+        """The sequences of the stream's tables, as they stand."""
 
     def slot_exists(self) -> bool:
         """Whether the stream's slot exists."""
@@ -169,6 +157,14 @@ class RefusedError(Exception):
     def __init__(self, message: str, sqlstate: str = "") -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class SchemaChangeError(RefusedError):
+    """The source's table has changed in a way that the target may not follow by itself. Never poison: it stops."""
+
+    def __init__(self, message: str, relation: Relation) -> None:
+        super().__init__(message, "HR010")
+        self.relation = relation
 
 
 class KeyTextError(HeadraceError):
@@ -281,6 +277,15 @@ class TargetAdmin(Protocol):
 
     def check(self, tables: Sequence[tuple[str, str]]) -> list[Finding]:
         """Preflight for the stream's tables."""
+
+    def release(self) -> str:
+        """What the server is, as `SourceAdmin.release`."""
+
+    def create_missing(self, tables: Sequence[TableDefinition]) -> list[str]:
+        """Create the tables that are not there; returns what was done, a line each. Raises ConfigError."""
+
+    def set_sequences(self, states: Sequence[SequenceState]) -> list[str]:
+        """Set the target's sequences at least as far as these; returns a line for each."""
 
 
 @dataclass(frozen=True, slots=True)

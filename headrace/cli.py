@@ -147,6 +147,12 @@ def check(config: Config = DEFAULT_CONFIG) -> None:
 
 
 @app.command()
+def sync_sequences(config: Config = DEFAULT_CONFIG, stream: Stream = None) -> None:
+    """Set the target's sequences where the source's stand: the last step of a cut-over, after the last write."""
+    raise typer.Exit(commands.sync_sequences(config, stream))
+
+
+@app.command()
 def drop(
     config: Config = DEFAULT_CONFIG,
     stream: Stream = None,

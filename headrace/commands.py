@@ -21,7 +21,7 @@ from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
 from headrace.status import stream_status
 from headrace.status_text import seconds_text, status_table
-from headrace.streams import chosen_streams
+from headrace.streams import chosen_streams, source_admin, target_admin
 from headrace.verify import as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
 from schemas.packed import COMPILED
@@ -100,6 +100,16 @@ def check(config: Path) -> int:
     loops = "compiled" if COMPILED else "pure Python, no C compiler was there at installation"
     console.print(f"{blockers} blockers, {len(findings) - blockers} notes; hot loops: {loops}", soft_wrap=True)
     return EX_FAILURE if blockers else EX_OK
+
+
+def sync_sequences(config: Path, stream: str | None) -> int:
+    """`headrace sync-sequences`; 1 when the target lacks one. Raises ConfigError, RetriableError."""
+    lines: list[str] = []
+    for each in chosen_streams(read_settings(config), stream):
+        lines += target_admin(each).set_sequences(source_admin(each).sequences())
+    for line in lines:
+        _console().print(line, soft_wrap=True)
+    return EX_FAILURE if any("MISSING" in line for line in lines) else EX_OK
 
 
 def drop(config: Path, stream: str | None, *, sure: bool) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from topologies.mapping_settings import MappingConfig
 from topologies.settings import (
     CacheSettings,
     DirectorySettings,
@@ -45,6 +46,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[streams.target]", TargetConfig),
     ("[streams.target.priorities]", PriorityConfig),
     ("[streams.lag]", LagConfig),
+    ("[streams.mapping]", MappingConfig),
 )
 
 
@@ -59,7 +61,7 @@ def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
     yield "|---|---|---|---|"
     schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
-        if name not in ("source", "target", "priorities", "lag"):
+        if name not in ("source", "target", "priorities", "lag", "mapping"):
             yield f"| `{name}` | {_type(schema[name])} | {_default(field)} | {field.description} |"
     yield ""
 

@@ -24,7 +24,7 @@ class TargetColumn:
     """A column of a target table.
 
     `bytewise`: equal values have equal bytes (type and collation). `fixed`: an UPDATE can't set it
-    (GENERATED ALWAYS AS IDENTITY).
+    (GENERATED ALWAYS AS IDENTITY). `modifier` is the type's, -1: none.
     """
 
     name: str
@@ -32,6 +32,7 @@ class TargetColumn:
     generated: bool = False
     bytewise: bool = True
     fixed: bool = False
+    modifier: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class TargetTable:
     foreign_keys: tuple[ForeignKey, ...] = ()
     # A unique index on an expression, a partial one or an exclusion constraint: conflicts unseen by keys.
     opaque_unique: bool = False
+    partitioned: bool = False
 
     def column(self, name: str) -> TargetColumn | None:
         """The column of that name, or None."""
@@ -69,3 +71,7 @@ class Catalogue:
     """The tables of a stream on its target."""
 
     tables: dict[TableName, TargetTable] = field(default_factory=dict)
+
+    def acting_parents(self) -> frozenset[TableName]:
+        """Tables whose deleted rows take others with them: ON DELETE actions."""
+        return frozenset(key.parent for table in self.tables.values() for key in table.foreign_keys if key.acts)

@@ -18,6 +18,7 @@ from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.lanes import Preference, assign
 from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
+from pipeline.relations import Shapes, has_news, learn_all
 from pipeline.slicing import select
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
 from schemas.change_batch import TRUNCATE, ChangeBatch, decode_batch, encode_batch
@@ -37,7 +38,8 @@ class Window:
     The positions are where the chain stood before and after it. `last_part` says that no large
     transaction was left open then: a planner may start anew behind this record. `record` is kept so that
     the window can be planned again; a part of a large transaction drops it (memory), and can then only
-    be read again. `commit_times_us` are those of the transactions that were sent to lanes.
+    be read again. `commit_times_us` are those of the transactions that were sent to lanes. `new_schema` says that
+    the target's catalogue is another one once the window is applied.
     """
 
     generation: int
@@ -49,6 +51,7 @@ class Window:
     record: bytes
     units: dict[int, int] = field(default_factory=dict)
     commit_times_us: Sequence[int] = ()
+    new_schema: bool = False
 
     @property
     def commit_time_us(self) -> int:
@@ -61,7 +64,8 @@ class Restart:
     """Where a planner starts: from the ledger.
 
     `applied` holds the positions above the watermark, by generation; `parked` the records of those that are
-    dead letters, in order, from this generation on.
+    dead letters, in order, from this generation on; `shapes` the columns of the source's tables as the target knows
+    them, None where the target does not follow schema changes.
     """
 
     epoch: int
@@ -69,6 +73,7 @@ class Restart:
     watermark: int
     applied: dict[int, frozenset[int]]
     parked: Sequence[bytes] = ()
+    shapes: Shapes | None = None
 
 
 class Planner:
@@ -97,6 +102,7 @@ class Planner:
         normal = priorities.normal_lanes if priorities is not None else lanes
         self.active = ActiveLanes(1 if order == "commit" else normal)
         self._applied_before = start.applied
+        self._shapes = start.shapes
         self._rules = rules
         self._prefer = prefer
         self._inflight = InFlight()
@@ -109,6 +115,7 @@ class Planner:
         self._parked = self._parked_in(start.generation)
         self.applied = 0  # transactions, since this planner began
         self.bytes = 0  # of the records kept
+        self._renewed = False
         self._parts_open = False  # the last unit of lane 0 is a part of a transaction that has not ended
 
     @property
@@ -148,12 +155,25 @@ class Planner:
         if not wanted or (batch.whole and not batch.sections):
             self._inflight.record_nothing()
             return units
-        mode = SERIAL if self._serial_at == batch.last_position else NORMAL
+        serial = self._serial_at == batch.last_position
         if len(wanted) < len(batch.positions):
             batch = select(batch, wanted)
             record = encode_batch(batch)
         window.commit_times_us = batch.commit_times_us
-        return [*units, *self._plan(window, batch, record, now_us, mode)]
+        window.new_schema = self._follow_schema(batch)
+        serial = serial or (window.new_schema and batch.kind == "live")
+        return [*units, *self._plan(window, batch, record, now_us, SERIAL if serial else NORMAL)]
+
+    def _follow_schema(self, batch: ChangeBatch) -> bool:
+        """Whether a table has other columns from here on: everything before is applied first, the rest after."""
+        if self._shapes is None or not has_news(batch, self._shapes):
+            return False
+        learn_all(self._shapes, batch)
+        return True
+
+    def renew(self, rules: KeyRules) -> None:
+        """Plan by the target's catalogue as it is now, from a barrier on."""
+        self._rules, self._renewed = rules, True
 
     def _parked_in(self, generation: int) -> ParkedKeys:
         parked = ParkedKeys(self.stream, self._rules)
@@ -192,7 +212,8 @@ class Planner:
         # A capture that starts again may send whole what another had begun to send in parts. The lane commits
         # its parts with the unit that follows them, so that unit must be in the same lane.
         alone = mode == SERIAL or not batch.whole or self._parts_open
-        if alone or _has_barrier(batch):
+        if alone or self._renewed or _has_barrier(batch):
+            self._renewed = False
             return [self._barrier(window, batch, record, now_us, mode)]
         if batch.kind == "snapshot":
             return [self._snapshot(window, batch, record, now_us)]

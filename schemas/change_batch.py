@@ -24,12 +24,21 @@ _OPS = b"IUDT"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A source column. `binary` says that fields are in the type's send format, else text."""
+    """A source column. `binary` says that fields are in the type's send format, else text.
+
+    `modifier` is PostgreSQL's type modifier (-1: none), `number` the source's own number of the column (0: not
+    known), which stays when the column gets another name. `missing` is the text of the value in rows that are
+    older than the column; `unlogged` says that nobody knows it.
+    """
 
     name: str
     type: str
     key: bool
     binary: bool
+    modifier: int = -1
+    number: int = 0
+    missing: str | None = None
+    unlogged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +178,7 @@ def _section_datum(section: Section) -> dict[str, Any]:
         "relation": {
             "oid": relation.oid, "schema": relation.schema, "table": relation.table,
             "identity": relation.identity,
-            "columns": [
-                {"name": c.name, "type": c.type, "key": c.key, "binary": c.binary} for c in relation.columns
-            ],
+            "columns": [{name: getattr(c, name) for name in Column.__slots__} for c in relation.columns],
         },
         "ops": section.ops, "tx": pack(section.tx), "order": pack(section.order),
         "keys": section.keys, "key_offsets": pack(section.key_offsets),
@@ -211,7 +218,7 @@ def decode_batch(data: bytes) -> ChangeBatch:
 
 def _section(datum: dict[str, Any]) -> Section:
     raw = datum["relation"]
-    columns = tuple(Column(c["name"], c["type"], c["key"], c["binary"]) for c in raw["columns"])
+    columns = tuple(Column(**column) for column in raw["columns"])
     return Section(
         relation=Relation(raw["oid"], raw["schema"], raw["table"], raw["identity"], columns),
         ops=datum["ops"],

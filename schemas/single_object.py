@@ -7,9 +7,11 @@ canonical form, so documentation in an .avsc may change without a new version.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from io import BytesIO
 from typing import Any, cast
 
@@ -29,11 +31,15 @@ _DECODE_ERRORS = (EOFError, IndexError, KeyError, TypeError, ValueError, Overflo
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Encoder and decoder of one schema. Stateless; safe to share between threads."""
+    """Encoder and decoder of one schema. Stateless; safe to share between threads.
+
+    `older` maps the headers of earlier versions, which topics may still hold, to their schemas.
+    """
 
     name: str
     schema: Datum
     header: bytes
+    older: Mapping[bytes, Datum]
 
     def encode(self, datum: Datum) -> bytes:
         """Return the single-object encoding of `datum`.
@@ -58,12 +64,16 @@ class Codec:
         """
         if len(data) > RECORD_BYTES_MAX:
             raise SchemaError(f"{self.name}: {len(data)} bytes, over the limit of {RECORD_BYTES_MAX}")
-        if data[:HEADER_BYTES] != self.header:
+        header = data[:HEADER_BYTES]
+        if header != self.header and header not in self.older:
             raise SchemaError(_header_message(self, data))
         body = BytesIO(data)
         body.seek(HEADER_BYTES)
         try:
-            datum = fastavro.schemaless_reader(body, self.schema, None)
+            if header == self.header:
+                datum = fastavro.schemaless_reader(body, self.schema, None)
+            else:
+                datum = fastavro.schemaless_reader(body, self.older[header], self.schema)
         except _DECODE_ERRORS as error:
             raise SchemaError(f"{self.name}: damaged record of {len(data)} bytes: {error!r}") from error
         if body.tell() != len(data):
@@ -81,9 +91,15 @@ def _header_message(codec: Codec, data: bytes) -> str:
 
 @cache
 def codec(name: str) -> Codec:
-    """Return the codec of `schemas/<name>.avsc`."""
-    text = resources.files("schemas").joinpath(f"{name}.avsc").read_text("utf-8")
-    raw = json.loads(text)
+    """Return the codec of `schemas/<name>.avsc`, which also reads the versions `schemas/old/<name>-*.avsc`."""
+    folder = resources.files("schemas")
+    header, schema = _parsed(folder.joinpath(f"{name}.avsc"))
+    old = [file for file in folder.joinpath("old").iterdir() if file.name.rpartition("-")[0] == name]
+    return Codec(str(schema["name"]).rpartition(".")[2], schema, header, dict(map(_parsed, old)))
+
+
+def _parsed(file: Traversable) -> tuple[bytes, Datum]:
+    """The header of a schema's records, and the schema."""
+    raw = json.loads(file.read_text("utf-8"))
     crc = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
-    parsed = cast(Datum, parse_schema(raw))
-    return Codec(str(raw["name"]), parsed, MARKER + crc)
+    return MARKER + crc, cast(Datum, parse_schema(raw))

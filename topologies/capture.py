@@ -61,7 +61,9 @@ class Capture:
         make = load_connector(self._stream.source.connector).source
         if make is None:
             raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
-        source = make(self._stream.name, replace(self._stream.source_settings(), linger=self._linger))
+        as_text = self._prepare_target(anew=tail is None or tail.snapshot_open)
+        settings = replace(self._stream.source_settings(), linger=self._linger, as_text=as_text)
+        source = make(self._stream.name, settings)
         producer = make_producer(self._settings)
         log.info("stream %s: capture starts %s", self._stream.name, _start_text(tail))
         self._lead.start()
@@ -71,6 +73,31 @@ class Capture:
             self._lead.stop()
             producer.flush(10)
             source.close()
+
+    def _prepare_target(self, *, anew: bool) -> bool:
+        """Create what the target lacks, before anything that needs it is sent; whether values must travel as text.
+
+        A stream that goes on does not wait for a target that is away.
+        """
+        source = load_connector(self._stream.source.connector).source_admin
+        target = load_connector(self._stream.target.connector).target_admin
+        if source is None or target is None:
+            return True
+        here = source(self._stream.name, self._stream.source_settings())
+        there = target(self._stream.name, self._stream.target_settings())
+        try:
+            if self._stream.target.create_tables == "missing":
+                for line in there.create_missing(here.definitions()):
+                    log.info("stream %s: created on the target: %s", self._stream.name, line)
+            releases = here.release(), there.release()
+        except RetriableError as error:
+            if anew:
+                raise
+            log.warning("%s; values travel as text until the capture starts again", error)
+            return True
+        if releases[0] != releases[1]:
+            log.info("stream %s: values travel as text from %s to %s", self._stream.name, *releases)
+        return releases[0] != releases[1]
 
     def _tail(self) -> Tail | None:
         record = last_record(self._settings, self._topic, self._partition)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from connectors.base import Applied, LaneTarget, RefusedError, UnitGroup
+from connectors.base import Applied, LaneTarget, RefusedError, SchemaChangeError, UnitGroup
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.merge_limit import MergeLimit
@@ -251,6 +251,8 @@ class LaneWorker(threading.Thread):
     def _may_park(self, queued: QueuedUnit, error: RefusedError) -> bool:
         """Of what stops the stream otherwise, whole transactions; not what every transaction would meet."""
         if self._letters is None or queued.unit.mode != SERIAL or error.sqlstate in MAPPING_STATES:
+            return False
+        if isinstance(error, SchemaChangeError):
             return False
         return queued.batch.whole and queued.batch.kind == "live"
 

@@ -21,7 +21,9 @@ from connectors import base
 from pipeline.directory.verdicts import Policy
 from pipeline.errors import ConfigError
 from pipeline.priorities import CLASSES, Priorities, lanes_needed
+from pipeline.schema_change import Policy as SchemaPolicy
 from schemas.apply_unit import LANES_MAX
+from topologies.mapping_settings import MappingConfig
 from topologies.settings_parts import Dsn, LagConfig, MonitorSettings, PriorityConfig, Section
 
 ENV_CONFIG = "HEADRACE_CONFIG"
@@ -29,7 +31,8 @@ ENV_PREFIX = "HEADRACE_"
 EMBEDDED = "embedded"
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-_LISTS = ("tables", "exclude", "cache", *CLASSES)  # comma-separated in the environment
+# Comma-separated in the environment.
+_LISTS = ("tables", "exclude", "cache", "exclude_columns", "hash_columns", *CLASSES)
 Scalar = str | int | float | bool
 
 
@@ -109,6 +112,17 @@ class TargetConfig(Section):
         description="what happens to a transaction that the target refuses: `stop` the stream, or `park` it as a dead "
         "letter together with later ones that depend on it",
     )
+    create_tables: Literal["never", "missing"] = Field(
+        "never",
+        description="`missing`: tables that the target lacks are created when the capture starts, with columns, keys, "
+        "foreign keys and simple types",
+    )
+    schema_changes: SchemaPolicy = Field(
+        "stop",
+        description="what to do when a source table changes its columns: `stop` with the SQL to run; `additive`: new "
+        "tables, new columns and wider types follow by themselves; `evolve`: dropped and renamed columns and renamed "
+        "tables too",
+    )
     merge_transactions_max: int = Field(
         4000, ge=1, le=100_000, description="most source transactions merged into one target transaction"
     )
@@ -168,6 +182,7 @@ class StreamConfig(Section):
     source: SourceConfig
     target: TargetConfig
     lag: LagConfig = LagConfig()
+    mapping: MappingConfig = Field(default_factory=lambda: MappingConfig.model_validate({}))
 
     def source_settings(self) -> base.SourceSettings:
         """The connector's view of the source."""
@@ -175,6 +190,7 @@ class StreamConfig(Section):
         settings = base.SourceSettings(
             source.dsn.get_secret_value(), source.tables, source.exclude, source.snapshot,
             batch_transactions_max=source.batch_transactions_max, batch_bytes_max=source.batch_bytes_max,
+            mapping=self.mapping.table_mapping(),
         )  # fmt: skip
         return settings if source.linger_ms is None else replace(settings, linger_ms=source.linger_ms)
 
@@ -182,8 +198,9 @@ class StreamConfig(Section):
         """The connector's view of the target."""
         target = self.target
         return base.TargetSettings(
-            target.dsn.get_secret_value(), target.synchronous_commit, target.session_replication_role
-        )
+            target.dsn.get_secret_value(), target.synchronous_commit, target.session_replication_role,
+            target.schema_changes, target.create_tables,
+        )  # fmt: skip
 
 
 _ADDRESS = r"^[^:\s]+:\d{1,5}$"

@@ -68,6 +68,7 @@ class StreamPlanner:
         self._reporter = Reporter(settings, stream.name, "plan")
         self._visible = Histogram()  # since the last report
         self._passed = (0, 0)  # generation and position: the planner's own watermark, ahead of the ledger's
+        self._new_schema = False
 
     async def take(self, event: EventT[bytes]) -> None:
         """Plan one change record. Never raises: errors stop the application."""
@@ -239,6 +240,15 @@ class StreamPlanner:
                 self._retired.append(window)
                 self._passed = (window.generation, window.last_position)
                 self._visible.add_sample(now_us, window.commit_times_us)
+                self._new_schema = self._new_schema or window.new_schema
+
+    async def _renew_rules(self, planner: Planner) -> None:
+        """Read the target's catalogue again: a schema change is applied."""
+        self._new_schema = False
+        rules = KeyRules(await self._with_ledger(lambda ledger: ledger.catalogue()))
+        async with self._lock:
+            if planner is self._planner:
+                planner.renew(rules)
 
     async def tick(self) -> None:
         """Advance the watermark in the ledger and acknowledge what it has passed."""
@@ -257,6 +267,8 @@ class StreamPlanner:
             stalled = bool(planner.windows) and now_s - self._news_at_s > STALL_S
             if stalled:
                 await self._ask_ledger()
+            if self._new_schema:
+                await self._renew_rules(planner)
             # A lane may wait for the watermark before it goes on (retry at head): then at once.
             if self._retired and (stalled or now_s - self._advanced_s >= ADVANCE_S):
                 self._advanced_s = now_s

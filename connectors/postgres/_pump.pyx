@@ -213,7 +213,7 @@ cdef class Pump:
         found = PyDict_GetItem(self.sinks, oid)
         if found == NULL:
             table = self.tables.get(PyBytes_FromStringAndSize(<const char*>data + 26, 4))
-            if table is None:
+            if table is None or table.uses is not None:
                 return 1
             section = table.section
             layout = table.layout

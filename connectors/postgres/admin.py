@@ -9,9 +9,13 @@ from psycopg import sql
 
 from connectors.base import Finding, SourceSettings, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
+from connectors.postgres.definitions import create_missing, read_definitions
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.replication import parse_lsn
+from connectors.postgres.sequences import read_sequences, set_sequences
 from connectors.postgres.slot import drop_publications, drop_slot, slot_name, source_tables
+from pipeline.definitions import SequenceState, TableDefinition, mapped_definition
+from pipeline.selection import selected
 
 MARKER_PREFIX = "headrace"
 VERSION_MIN = 140000
@@ -28,9 +32,26 @@ class PostgresSourceAdmin:
         return connect(self._settings.dsn, f"headrace {self._stream} admin")
 
     def tables(self) -> list[tuple[str, str]]:
-        """The tables that the stream replicates."""
+        """The tables that the stream replicates, as the target calls them."""
         with self._connect() as conn, translated(f"stream {self._stream}: reading the source's catalogue"):
-            return [table.name for table in source_tables(conn, self._settings)]
+            mapping = self._settings.mapping
+            return [mapping.target_name(table.name) for table in source_tables(conn, self._settings)]
+
+    def release(self) -> str:
+        """The major version."""
+        with self._connect() as conn:
+            return _release(conn)
+
+    def definitions(self) -> list[TableDefinition]:
+        """What a target needs to have of the tables."""
+        with self._connect() as conn, translated(f"stream {self._stream}: reading the source's definitions"):
+            found = read_definitions(conn, source_tables(conn, self._settings))
+        return [mapped_definition(table, self._settings.mapping) for table in found]
+
+    def sequences(self) -> list[SequenceState]:
+        """The sequences of the tables, and those beside them."""
+        with self._connect() as conn, translated(f"stream {self._stream}: reading the source's sequences"):
+            return read_sequences(conn, source_tables(conn, self._settings), self._settings.mapping)
 
     def check(self) -> list[Finding]:
         """Preflight: version, wal_level, privileges, free slots, tables and their identities."""
@@ -38,6 +59,7 @@ class PostgresSourceAdmin:
         with self._connect() as conn, translated(f"stream {self._stream}: checking the source"):
             findings = [*_check_server(conn, where), *self._check_slots(conn, where)]
             tables = source_tables(conn, self._settings)
+            findings += _check_unlogged(conn, where, self._settings)
             for table in tables:
                 name = ".".join(table.name)
                 quoted = sql.Identifier(*table.name).as_string(conn)
@@ -121,16 +143,58 @@ class PostgresTargetAdmin:
                 ))  # fmt: skip
         return findings
 
+    def release(self) -> str:
+        """The major version."""
+        with connect(self._settings.dsn, f"headrace {self._stream} check") as conn:
+            return _release(conn)
+
+    def create_missing(self, tables: Sequence[TableDefinition]) -> list[str]:
+        """Create the tables that are not there. Raises ConfigError."""
+        with (
+            connect(self._settings.dsn, f"headrace {self._stream} tables", lock_timeout="30s") as conn,
+            translated(f"stream {self._stream}: target {place(self._settings.dsn)}: creating tables"),
+        ):
+            return create_missing(conn, tables)
+
+    def set_sequences(self, states: Sequence[SequenceState]) -> list[str]:
+        """Set the sequences; one that is ahead stays."""
+        with (
+            connect(self._settings.dsn, f"headrace {self._stream} sequences") as conn,
+            translated(f"stream {self._stream}: target {place(self._settings.dsn)}: setting sequences"),
+        ):
+            return set_sequences(conn, states)
+
     def _check_table(self, conn: psycopg.Connection, where: str, name: tuple[str, str], exists: bool) -> list[Finding]:
         subject = f"{where}: {'.'.join(name)}"
+        if not exists and self._settings.create_tables == "missing":
+            return [Finding(False, subject, "the table does not exist", "nothing to do: it will be created")]
         if not exists:
-            return [Finding(True, subject, "the table does not exist", "create it with the source's columns")]
+            return [Finding(True, subject, "the table does not exist", "create it with the source's columns, "
+                            'or have it created: create_tables = "missing"')]  # fmt: skip
         quoted = sql.Identifier(*name).as_string(conn)
         granted = "SELECT bool_and(has_table_privilege(%s, p)) FROM unnest('{INSERT,UPDATE,DELETE}'::text[]) p"
         if not _value(conn, granted, [quoted]):
             remedy = f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {quoted} TO {conn.info.user}"
             return [Finding(True, subject, "INSERT, UPDATE or DELETE is not granted", remedy)]
         return []
+
+
+def _release(conn: psycopg.Connection) -> str:
+    return f"PostgreSQL {conn.info.server_version // 10000}"
+
+
+def _check_unlogged(conn: psycopg.Connection, where: str, settings: SourceSettings) -> list[Finding]:
+    """Tables that the patterns choose and no log carries."""
+    rows = conn.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY 1, 2"
+    )
+    return [
+        Finding(False, f"{where}: {schema}.{table}", "an unlogged table: its changes are in no log, so it is left out",
+                "ALTER TABLE ... SET LOGGED, or exclude it")
+        for schema, table in rows
+        if selected((schema, table), settings.tables, settings.exclude)
+    ]  # fmt: skip
 
 
 def _check_server(conn: psycopg.Connection, where: str) -> list[Finding]:

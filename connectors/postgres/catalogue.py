@@ -7,14 +7,15 @@ import psycopg
 from pipeline.catalogue import BYTEWISE_TYPES, Catalogue, ForeignKey, TableName, TargetColumn, TargetTable
 
 _TABLES = """
-SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT c.oid, n.nspname, c.relname, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'headrace')
 """
 _COLUMNS = """
 SELECT a.attrelid, a.attnum, a.attname,
        CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
-       a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attidentity = 'a'
+       a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attidentity = 'a',
+       a.atttypmod
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
   LEFT JOIN pg_collation l ON l.oid = a.attcollation
  WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
@@ -35,12 +36,15 @@ SELECT f.conrelid, f.conkey, f.confrelid, f.confkey,
 
 def read_catalogue(conn: psycopg.Connection) -> Catalogue:
     """Return all user tables of the database with their keys."""
-    names: dict[int, TableName] = {oid: (schema, table) for oid, schema, table in conn.execute(_TABLES)}
+    tables = conn.execute(_TABLES).fetchall()
+    names: dict[int, TableName] = {oid: (schema, table) for oid, schema, table, _ in tables}
+    partitioned = {oid for oid, *_, is_partitioned in tables if is_partitioned}
     oids = list(names)
     columns: dict[int, list[TargetColumn]] = {oid: [] for oid in oids}
     numbers: dict[tuple[int, int], str] = {}
-    for oid, number, name, kind, generated, deterministic, fixed in conn.execute(_COLUMNS, [oids]):
-        columns[oid].append(TargetColumn(name, kind, generated, kind in BYTEWISE_TYPES and deterministic, fixed))
+    for oid, number, name, kind, generated, deterministic, fixed, modifier in conn.execute(_COLUMNS, [oids]):
+        bytewise = kind in BYTEWISE_TYPES and deterministic
+        columns[oid].append(TargetColumn(name, kind, generated, bytewise, fixed, modifier))
         numbers[oid, number] = name
     primary, uniques, opaque = _keys(conn, oids, numbers)
     foreign: dict[int, list[ForeignKey]] = {oid: [] for oid in oids}
@@ -50,7 +54,7 @@ def read_catalogue(conn: psycopg.Connection) -> Catalogue:
     return Catalogue({
         name: TargetTable(
             name, tuple(columns[oid]), primary.get(oid, ()), tuple(uniques.get(oid, ())),
-            tuple(foreign[oid]), oid in opaque,
+            tuple(foreign[oid]), oid in opaque, oid in partitioned,
         )
         for oid, name in names.items()
     })  # fmt: skip

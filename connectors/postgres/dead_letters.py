@@ -17,7 +17,7 @@ from connectors.base import ChangeText, LetterOutcome, TargetSettings
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.letters import close_epoch, read_letters
-from connectors.postgres.mapping import type_name
+from connectors.postgres.types import type_name
 from pipeline.conflicts import KeyRules
 from pipeline.parking import ParkedKeys
 from schemas.change_batch import DELETE, TRUNCATE, ChangeBatch, Column, Section, decode_batch, iter_order

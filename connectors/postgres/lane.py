@@ -12,20 +12,23 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import pq, sql
 
-from connectors.base import Applied, RefusedError, StreamRow, TargetSettings, UnitGroup
+from connectors.base import Applied, RefusedError, SchemaChangeError, StreamRow, TargetSettings, UnitGroup
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import close_epoch, insert_letters, mark_published, unpublished_letters
 from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
+from connectors.postgres.preparation import prepare_snapshot
+from connectors.postgres.schema import SchemaFollower
 from connectors.postgres.setbased import SESSION, SetWriter
 from pipeline.conflicts import KeyRules
 from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
 from pipeline.parking import Parked, ParkedKeys, Refusal, parked_behind, settle_in_order
+from pipeline.relations import changes_of
 from pipeline.tables_graph import apply_ranks, cyclic_tables
-from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
+from schemas.change_batch import TRUNCATE, ChangeBatch
 from schemas.dead_letter import DeadLetter
 from schemas.errors import SchemaError
 from schemas.packed import pack
@@ -50,6 +53,7 @@ SELECT pg_terminate_backend(o.pid, 1000) FROM pg_stat_activity o
    AND o.state_change < now() - make_interval(secs => %s)
 """
 DAMAGED = "HR003"  # the sqlstate of rows that can't be read
+_RANK_MAX = 2**31
 _BEGIN = Statement(b"BEGIN", [], [])
 _DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
 _CHECK = Statement(b"SET CONSTRAINTS ALL IMMEDIATE", [], [])
@@ -81,15 +85,21 @@ class PostgresLane:
             self._conn.execute(
                 sql.SQL("SET session_replication_role = {}").format(sql.Literal(settings.session_replication_role))
             )
-            catalogue = read_catalogue(self._conn)
-            deferrable = self._conn.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
+            self._pipeline = StatementPipeline(self._conn)
+            self._schema = SchemaFollower(self._conn, stream, settings)
+            self._read_catalogue()
+        self._part_rows = 0
+
+    def _read_catalogue(self) -> None:
+        """Learn the target's tables, and what the ledger knows of the source's, as they are now."""
+        self._schema.load()
+        catalogue = self._catalogue = read_catalogue(self._conn)
+        deferrable = self._conn.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
         # What the source could defer, or check at the end of a statement, the target checks at the end.
         self._begin = [_BEGIN, _DEFER] if self._enforced and deferrable is not None else [_BEGIN]
-        self._catalogue = catalogue
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
-        self._pipeline = StatementPipeline(self._conn)
-        self._sets = SetWriter(self._conn, self._pipeline, catalogue, apply_ranks(catalogue))
-        self._part_rows = 0
+        ranks = apply_ranks(catalogue)
+        self._sets = SetWriter(self._conn, self._pipeline, catalogue, ranks, enforced=self._enforced)
         self._rows = RowWriter(self._conn, self._pipeline, catalogue, enforced=self._enforced)
 
     def lane_row(self) -> LaneRow:
@@ -126,6 +136,11 @@ class PostgresLane:
     def apply(self, group: UnitGroup) -> Applied:
         """Apply and commit; see `connectors.base.LaneTarget`."""
         rows = 0 if _is_preparation(group) else sum(batch.rows() for batch in group.batches)
+        self._refresh(group)
+        if self._schema.has_news(group.batches) and not _is_preparation(group):
+            if group.serial:
+                return self._apply_changed(group, rows)
+            self._schema.require_known(group.batches)
         if _is_preparation(group) or (rows > ROW_BY_ROW_MAX and not group.serial):
             return self._apply_sets(group, rows)
         try:
@@ -138,10 +153,10 @@ class PostgresLane:
                 raise refusal from None
 
     def _apply_sets(self, group: UnitGroup, rows: int, *, deletes_last: bool = False) -> Applied:
-        with self._transaction(f"applying {_extent(group)}"):
+        with self._transaction(f"applying {_extent(group)}", group.epoch):
             if not self._begin_fenced(group, rows):
                 return self._refused(group)
-            applied = self._write(group.batches, deletes_last=deletes_last)
+            applied = self._write(group.batches, group.epoch, deletes_last=deletes_last)
             self._pipeline.run([self._positions(group)])
             self._conn.execute("COMMIT")
             self._sets.forget()
@@ -159,26 +174,55 @@ class PostgresLane:
             self._conn.execute("COMMIT")
             return Applied(rows=len(changes))
 
+    def _refresh(self, group: UnitGroup) -> None:
+        """Read what another lane has changed, where this one knows nothing of it. No transaction is open."""
+        if self._schema.stale or (self._schema.has_news(group.batches) and not _is_preparation(group)):
+            with translated(f"{self._where}: reading the target's catalogue"):
+                self._roll_back_unfinished()
+                self._read_catalogue()
+
+    def _apply_changed(self, group: UnitGroup, rows: int) -> Applied:
+        """Apply in source order, and change the target's tables where the source's were changed."""
+        with self._transaction(f"applying {_extent(group)}", group.epoch):
+            self._roll_back_unfinished()
+            if self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] != 1:
+                return self._refused(group)
+            done = sum(self._write_changed(batch, group.epoch) for batch in group.batches)
+            self._pipeline.run([self._positions(group)])
+            self._conn.execute("COMMIT")
+            return Applied(done)
+
+    def _write_changed(self, batch: ChangeBatch, epoch: int) -> int:
+        """Write a batch in order, each row into the table as it is from its place on; returns the rows."""
+        done = start = 0
+        for rank, relation in changes_of(batch, self._schema.shapes):
+            done += self._write_in_order([batch], range(start, rank)).rows
+            start = rank
+            if self._schema.follow(relation, self._catalogue, epoch, batch.last_position):
+                self._read_catalogue()
+        return done + self._write_in_order([batch], range(start, _RANK_MAX)).rows
+
     def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
         """Apply a part and leave the transaction open; the last part goes through `apply_last`."""
-        with self._transaction(f"applying a part of {_extent(group)}"):
+        with self._transaction(f"applying a part of {_extent(group)}", group.epoch):
             if first:
                 self._roll_back_unfinished()
+                self._refresh(group)
                 self._pipeline.run(self._begin)
                 self._part_rows = 0
             self._require_begun()
             # Looked at, not locked: a planner that takes over must not wait for parts that never come.
             if not admits(self.lane_row(), group.epoch, group.first_seq):
                 return self._refused(group)
-            applied = self._write_part(group.batches)
+            applied = self._write_part(group)
             self._part_rows += applied.rows
             return applied
 
     def apply_last(self, group: UnitGroup) -> Applied:
         """Apply the last part of a large transaction and commit all of it."""
-        with self._transaction(f"applying the end of {_extent(group)}"):
+        with self._transaction(f"applying the end of {_extent(group)}", group.epoch):
             self._require_begun()
-            applied = Applied(self._part_rows + self._write_part(group.batches).rows)
+            applied = Applied(self._part_rows + self._write_part(group).rows)
             if self._pipeline.run([self._fence(group, applied.rows)])[0] != 1:
                 return self._refused(group)
             self._pipeline.run([self._positions(group)])
@@ -201,27 +245,34 @@ class PostgresLane:
             if not self._begin_fenced(group, 0):
                 return self._refused(group)
             keys = ParkedKeys(self._stream, KeyRules(self._catalogue))
-            parked = settle_in_order(group.batches[0], keys, self._try)
+            parked = settle_in_order(group.batches[0], keys, lambda batch: self._try(batch, group.epoch))
             return self._commit_parked(group, parked, close=bool(parked))
 
     def _begin_fenced(self, group: UnitGroup, rows: int) -> bool:
         self._roll_back_unfinished()
         return self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] == 1
 
-    def _try(self, batch: ChangeBatch) -> Refusal | None:
-        """Write one transaction in order; nothing of it stays when it is refused."""
+    def _try(self, batch: ChangeBatch, epoch: int | None = None) -> Refusal | None:
+        """Write one transaction in order; nothing of it stays when it is refused.
+
+        Without an epoch it comes late: the columns that the target has by now are as they should be.
+        """
         self._conn.execute("SAVEPOINT headrace_one")
         try:
             with translated(f"{self._where}: applying position {batch.last_position}", applying=True):
-                self._write_in_order([batch])
+                if epoch is None:
+                    self._write_in_order([batch])
+                else:
+                    self._write_changed(batch, epoch)
                 if _DEFER in self._begin:
                     self._pipeline.run([_CHECK, _DEFER])
-        except RefusedError as error:
+        except SchemaChangeError:
+            raise  # it stops the stream, and is never parked
+        except (RefusedError, SchemaError) as error:
             self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
-            return Refusal(error.sqlstate, str(error))
-        except SchemaError as error:
-            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
-            return Refusal(DAMAGED, str(error))
+            if epoch is not None and self._schema.written:
+                self._read_catalogue()  # DDL of it may have been rolled back
+            return Refusal(error.sqlstate if isinstance(error, RefusedError) else DAMAGED, str(error))
         self._conn.execute("RELEASE SAVEPOINT headrace_one")
         return None
 
@@ -247,12 +298,15 @@ class PostgresLane:
         if self._conn.info.transaction_status == pq.TransactionStatus.IDLE:
             raise RetriableError(f"{self._where}: the transaction of the earlier parts is gone; reading them again")
 
-    def _write_part(self, batches: Sequence[ChangeBatch]) -> Applied:
+    def _write_part(self, group: UnitGroup) -> Applied:
         """Write a part set-based; what is refused so, in order. Earlier parts of the transaction stay."""
+        batches = group.batches
+        if self._schema.has_news(batches):
+            return Applied(sum(self._write_changed(batch, group.epoch) for batch in batches))
         self._conn.execute("SAVEPOINT headrace_part")
         try:
             with translated(f"{self._where}: applying a part", applying=True):
-                applied = self._write(batches)
+                applied = self._write(batches, group.epoch)
         except RefusedError:
             self._conn.execute("ROLLBACK TO SAVEPOINT headrace_part")
             self._sets.rolled_back()
@@ -260,14 +314,15 @@ class PostgresLane:
         self._conn.execute("RELEASE SAVEPOINT headrace_part")
         return applied
 
-    def _write_in_order(self, batches: Sequence[ChangeBatch]) -> Applied:
-        changes = list(self._rows.changes(batches))
+    def _write_in_order(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Applied:
+        changes = list(self._rows.changes(batches, ranks))
         return Applied(self._rows.check(changes, self._pipeline.run(change.statement for change in changes)))
 
-    def _write(self, batches: Sequence[ChangeBatch], *, deletes_last: bool = False) -> Applied:
+    def _write(self, batches: Sequence[ChangeBatch], epoch: int, *, deletes_last: bool = False) -> Applied:
         """Write the batches set-based, or in order where merging can't be right."""
         if any(batch.kind == "snapshot" and _has_truncate(batch) for batch in batches):
-            self._prepare_snapshot(batches)
+            relations = [section.relation for batch in batches for section in batch.sections]
+            prepare_snapshot(self._conn, self._stream, self._schema, self._catalogue, relations, epoch)
             return Applied()
         try:
             tables = net_change(batches)
@@ -279,37 +334,6 @@ class PostgresLane:
         if missing:
             raise RefusedError(f"{self._where}: {missing} rows to update or delete were not there", "HR001")
         return Applied(rows)
-
-    def _prepare_snapshot(self, batches: Sequence[ChangeBatch]) -> None:
-        """Empty what an unfinished snapshot left, and only in tables that were found empty at its start."""
-        relations = [section.relation for batch in batches for section in batch.sections]
-        full = False
-        for relation in relations:
-            name = sql.Identifier(*relation.name)
-            if self._conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(name)).fetchone() is None:
-                self._conn.execute(
-                    "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                    [self._stream, *relation.name],
-                )
-            else:
-                self._check_ours(relation)
-                full = True
-        if full:
-            # All in one statement: foreign keys between them would refuse a parent alone.
-            names = sql.SQL(", ").join(sql.Identifier(*relation.name) for relation in relations)
-            self._conn.execute(sql.SQL("TRUNCATE {}").format(names))
-
-    def _check_ours(self, relation: Relation) -> None:
-        found = self._conn.execute(
-            "SELECT FROM headrace.snapshot_table WHERE stream = %s AND schema_name = %s AND table_name = %s",
-            [self._stream, *relation.name],
-        ).fetchone()
-        if found is None:
-            raise RefusedError(
-                f"{self._where}: table {'.'.join(relation.name)} has rows, and they are not from a snapshot of this "
-                'stream; empty it, or start the stream with snapshot = "never"',
-                "HR002",
-            )
 
     def _fence(self, group: UnitGroup, rows: int) -> Statement:
         # The parts of a snapshot have positions, and are no transactions of the source.
@@ -329,7 +353,7 @@ class PostgresLane:
         return Applied(fenced=judge(self.lane_row(), group.epoch, group.first_seq, group.last_seq))
 
     @contextmanager
-    def _transaction(self, doing: str) -> Iterator[None]:
+    def _transaction(self, doing: str, epoch: int = 0) -> Iterator[None]:
         """Translate driver errors of the block and leave no failed transaction behind."""
         with translated(f"{self._where}: {doing}", applying=True):
             try:
@@ -337,6 +361,8 @@ class PostgresLane:
             except (psycopg.Error, RefusedError, SchemaError) as error:
                 if not self._conn.closed and not self._conn.broken:
                     self._roll_back()
+                if isinstance(error, SchemaChangeError):
+                    self._schema.note_refusal(error.relation, epoch)
                 if isinstance(error, SchemaError):
                     raise RefusedError(f"{self._where}: {doing}: {error}", DAMAGED) from error
                 raise
@@ -348,6 +374,7 @@ class PostgresLane:
 
     def _roll_back(self) -> None:
         self._sets.rolled_back()
+        self._schema.rolled_back()
         if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
             self._conn.execute("ROLLBACK")
 

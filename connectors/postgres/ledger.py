@@ -18,6 +18,7 @@ from connectors.base import StreamRow, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import DDL as LETTERS_DDL
+from connectors.postgres.schema import read_shapes
 from pipeline.catalogue import Catalogue
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
@@ -59,9 +60,20 @@ CREATE TABLE IF NOT EXISTS headrace.snapshot_table (
     stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
     PRIMARY KEY (stream, schema_name, table_name)
 );
+CREATE TABLE IF NOT EXISTS headrace.relation (
+    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
+    columns text NOT NULL,
+    PRIMARY KEY (stream, schema_name, table_name)
+);
+CREATE TABLE IF NOT EXISTS headrace.refused_change (
+    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
+    columns text NOT NULL,
+    epoch bigint NOT NULL,
+    PRIMARY KEY (stream, schema_name, table_name)
+);
 CREATE UNLOGGED TABLE IF NOT EXISTS headrace.incarnation (stream text PRIMARY KEY, epoch bigint NOT NULL);
 """
-_NEWEST_TABLE = "headrace.parked"  # where it is, everything is
+_NEWEST_TABLE = "headrace.relation"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -119,7 +131,8 @@ class PostgresLedger:
                 " ORDER BY generation, position",
                 [self._stream, generation],
             ).fetchall()
-        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked])
+            shapes = read_shapes(self._conn, self._stream)
+        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked], shapes)
 
     def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
         rows = self._conn.execute(
@@ -236,7 +249,9 @@ class PostgresLedger:
         if self.stream_row() is None:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
-            for table in ("applied", "parked", "snapshot_table", "incarnation", "lane", "stream"):
+            for table in (
+                "applied", "parked", "snapshot_table", "relation", "refused_change", "incarnation", "lane", "stream",
+            ):  # fmt: skip
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),
                     [self._stream],

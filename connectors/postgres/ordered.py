@@ -13,9 +13,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.base import RefusedError
-from connectors.postgres.mapping import TableMap, map_table, type_name
+from connectors.postgres.mapping import TableMap, map_table
 from connectors.postgres.pipelined import Statement, StatementPipeline
-from pipeline.catalogue import Catalogue
+from connectors.postgres.types import type_name
+from pipeline.catalogue import Catalogue, TableName
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, Relation, Section, iter_order
 from schemas.rows import Field, key_fields, row_fields
 
@@ -45,9 +46,11 @@ class _RowStatements:
         self.formats = [int(column.binary) for column in columns]
         self.key_formats = [self.formats[n] for n in self.keys]
         self.unique = bool(self.keys) and not (mapped.relation.identity == "f" and len(self.keys) == len(columns))
-        self.target = mapped.target
+        self.rows = mapped.rows
         self.insert = self._insert()
         self.delete = self._delete()
+        self.fixed = mapped.fixed()
+        self._move = b""
         self._updates: dict[tuple[bytes, bool], tuple[bytes, list[int]]] = {}
 
     def _text(self, composed: sql.Composable) -> bytes:
@@ -83,13 +86,13 @@ class _RowStatements:
             for i, n in enumerate(self.keys)
         ]
         return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(
-            self._mapped.target, sql.SQL(" AND ").join(tests)
+            self._mapped.rows, sql.SQL(" AND ").join(tests)
         )
 
     def _delete(self) -> bytes:
         if not self.keys:
             return b""
-        return self._text(sql.SQL("DELETE FROM {} WHERE {}").format(self._mapped.target, self._where(1)))
+        return self._text(sql.SQL("DELETE FROM {} WHERE {}").format(self._mapped.rows, self._where(1)))
 
     def update(self, mask: bytes, *, moves: bool) -> tuple[bytes, list[int]]:
         """The UPDATE that leaves the masked columns alone, and the columns it sets; the key's if it `moves`."""
@@ -99,14 +102,30 @@ class _RowStatements:
             sets = sql.SQL(", ").join(
                 sql.SQL("{} = {}").format(self._name(n), self._value(n, i + 1)) for i, n in enumerate(columns)
             )
-            text = sql.SQL("UPDATE {} SET {} WHERE {}").format(self._mapped.target, sets, self._where(len(columns) + 1))
+            text = sql.SQL("UPDATE {} SET {} WHERE {}").format(self._mapped.rows, sets, self._where(len(columns) + 1))
             found = self._updates[mask, moves] = (self._text(text), columns)
         return found
 
     def _is_set(self, n: int, mask: bytes, *, moves: bool) -> bool:
         if mask and mask[n >> 3] >> (n & 7) & 1:
             return False
-        return moves if n in self.keys else self._mapped.settable(n)
+        return self._mapped.settable(n) and (moves or n not in self.keys)
+
+    def move(self) -> bytes:
+        """The statement that gives columns which are always generated their new values, where they differ.
+
+        Parameters: those values, then the key.
+        """
+        if not self._move:
+            values = {n: self._value(n, place) for place, n in enumerate(self.fixed, start=1)}
+            differs = sql.SQL(" OR ").join(
+                sql.SQL("{} IS DISTINCT FROM {}").format(self._name(n), value) for n, value in values.items()
+            )
+            old = sql.SQL("DELETE FROM {} WHERE {} AND ({}) RETURNING *").format(
+                self._mapped.rows, self._where(len(values) + 1), differs
+            )
+            self._move = self._text(self._mapped.moved(old, values))
+        return self._move
 
 
 class RowWriter:
@@ -120,23 +139,29 @@ class RowWriter:
         self._cascading = {
             name for name, table in catalogue.tables.items() if enforced and any(key.acts for key in table.foreign_keys)
         }
+        self._acting = catalogue.acting_parents() if enforced else frozenset[TableName]()
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._statements: dict[Relation, _RowStatements] = {}
 
-    def changes(self, batches: Sequence[ChangeBatch]) -> Iterator[RowChange]:
-        """Yield the statements of the batches in source order. Raises RefusedError, SchemaError."""
+    def changes(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Iterator[RowChange]:
+        """Yield the statements of the batches (of the given ranks) in source order.
+
+        Raises RefusedError, SchemaError.
+        """
         for batch in batches:
             cuts = [_SectionCut(section) for section in batch.sections]
             truncated = -1
             for rank, number, row in iter_order(batch):
                 cut = cuts[number]
+                if ranks is not None and rank not in ranks:
+                    continue
                 if cut.section.ops[row] == TRUNCATE:
                     if rank != truncated:
                         yield self._truncate(batch, rank)
                     truncated = rank
                 else:
-                    yield self._change(cut, row, batch.positions[cut.section.tx[row]])
+                    yield from self._change(cut, row, batch.positions[cut.section.tx[row]])
 
     def check(self, changes: Sequence[RowChange], counts: Sequence[int]) -> int:
         """Return the rows changed. Raises RefusedError for an UPDATE or DELETE that did not find its row."""
@@ -149,24 +174,31 @@ class RowWriter:
                 )
         return len(changes)
 
-    def _change(self, cut: _SectionCut, row: int, position: int) -> RowChange:
+    def _change(self, cut: _SectionCut, row: int, position: int) -> Iterator[RowChange]:
         relation = cut.section.relation
         statements = self._for(relation)
         op, width = cut.section.ops[row], len(relation.columns)
         table = f"{relation.schema}.{relation.table}"
         if op == INSERT:
             fields = row_fields(cut.rows[row], width)
-            return RowChange(Statement(statements.insert, fields, statements.formats), table, "INSERT", position, True)
+            yield RowChange(Statement(statements.insert, fields, statements.formats), table, "INSERT", position, True)
+            return
         key = key_fields(cut.old_keys.get(row, cut.keys[row]), len(statements.keys))
         if op == DELETE:
             statement = Statement(statements.delete, key, statements.key_formats)
-            return RowChange(statement, table, "DELETE", position, relation.name not in self._cascading)
-        text, columns = statements.update(cut.masks.get(row, b""), moves=row in cut.old_keys)
+            yield RowChange(statement, table, "DELETE", position, relation.name not in self._cascading)
+            return
         fields = row_fields(cut.rows[row], width)
+        if statements.fixed:
+            fixed = [fields[n] for n in statements.fixed]
+            formats = [statements.formats[n] for n in statements.fixed] + statements.key_formats
+            yield RowChange(Statement(statements.move(), [*fixed, *key], formats), table, "UPDATE", position, False)
+            key = [fields[n] if n in statements.fixed else old for n, old in zip(statements.keys, key, strict=True)]
+        text, columns = statements.update(cut.masks.get(row, b""), moves=row in cut.old_keys)
         values: list[Field] = [fields[n] for n in columns] + key
         formats = [statements.formats[n] for n in columns] + statements.key_formats
         statement = Statement(text, values, formats)
-        return RowChange(statement, table, "UPDATE", position, relation.name not in self._cascading)
+        yield RowChange(statement, table, "UPDATE", position, relation.name not in self._cascading)
 
     def _truncate(self, batch: ChangeBatch, rank: int) -> RowChange:
         tables: list[Relation] = []
@@ -176,7 +208,7 @@ class RowWriter:
                 if op == TRUNCATE and order == rank:
                     tables.append(section.relation)
                     options |= section.row_list()[row][0]
-        names = sql.SQL(", ").join(self._for(relation).target for relation in tables)
+        names = sql.SQL(", ").join(self._for(relation).rows for relation in tables)
         text = sql.SQL("TRUNCATE {}{}{}").format(
             names,
             sql.SQL(" RESTART IDENTITY" if options & RESTART_IDENTITY else ""),
@@ -188,7 +220,8 @@ class RowWriter:
     def _for(self, relation: Relation) -> _RowStatements:
         found = self._statements.get(relation)
         if found is None:
-            mapped = map_table(relation, self._catalogue.tables.get(relation.name))
+            table = self._catalogue.tables.get(relation.name)
+            mapped = map_table(relation, table, movable=relation.name not in self._acting)
             found = self._statements[relation] = _RowStatements(mapped, self._conn)
         return found
 

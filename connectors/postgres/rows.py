@@ -11,7 +11,8 @@ from psycopg import pq, sql
 from connectors.base import KeyTextError, RowRead, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.mapping import map_table, type_name
+from connectors.postgres.mapping import map_table
+from connectors.postgres.types import type_name
 from connectors.postgres.values import Json, decode_row, encode_key
 from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName, TargetTable

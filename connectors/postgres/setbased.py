@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.mapping import TableMap, map_table, type_name
+from connectors.postgres.mapping import TableMap, map_table
 from connectors.postgres.pipelined import Statement, StatementPipeline
+from connectors.postgres.types import type_name
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.netchange import NetTable
 from schemas.change_batch import Relation
@@ -50,7 +51,7 @@ class _Statements:
 
     def delete(self) -> sql.Composed:
         return sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(
-            self.mapped.target, _temporary(self.key_stage), self._matches()
+            self.mapped.rows, _temporary(self.key_stage), self._matches()
         )
 
     def insert(self) -> sql.Composed:
@@ -79,8 +80,28 @@ class _Statements:
             for n in columns
         )
         return sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
-            self.mapped.target, sets, _temporary(self.row_stage), self._matches()
+            self.mapped.rows, sets, _temporary(self.row_stage), self._matches()
         )
+
+    def move(self) -> sql.Composed | None:
+        """The statement that gives columns which are always generated their new values, where they differ."""
+        fixed = [n for n in self.mapped.fixed() if n not in self.keys]
+        if not fixed:
+            return None
+        new = {n: sql.Identifier(f"headrace new {n}") for n in fixed}
+        differs = sql.SQL(" OR ").join(
+            sql.SQL("t.{} IS DISTINCT FROM {}").format(
+                sql.Identifier(self.mapped.relation.columns[n].name), self.mapped.assigned(n, _staged(n))
+            )
+            for n in fixed
+        )
+        values = sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(self.mapped.assigned(n, _staged(n)), name) for n, name in new.items()
+        )
+        old = sql.SQL("DELETE FROM {} t USING {} s WHERE {} AND ({}) RETURNING t.*, {}").format(
+            self.mapped.rows, _temporary(self.row_stage), self._matches(), differs, values
+        )
+        return self.mapped.moved(old, {n: sql.SQL("o.{}").format(name) for n, name in new.items()})
 
     def _matches(self) -> sql.Composed:
         return sql.SQL(" AND ").join(
@@ -116,11 +137,14 @@ class SetWriter:
         pipeline: StatementPipeline,
         catalogue: Catalogue,
         ranks: dict[TableName, int],
+        *,
+        enforced: bool,
     ) -> None:
         self._conn = conn
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._ranks = ranks
+        self._acting = catalogue.acting_parents() if enforced else frozenset[TableName]()
         self._statements: dict[Relation, _Statements] = {}
         self._made: set[str] = set()
         self._filled: set[str] = set()
@@ -164,7 +188,8 @@ class SetWriter:
     def _for(self, relation: Relation) -> _Statements:
         found = self._statements.get(relation)
         if found is None:
-            mapped = map_table(relation, self._catalogue.tables.get(relation.name))
+            table = self._catalogue.tables.get(relation.name)
+            mapped = map_table(relation, table, movable=relation.name not in self._acting)
             found = self._statements[relation] = _Statements(len(self._statements), mapped)
         return found
 
@@ -178,6 +203,9 @@ class SetWriter:
     def _update(self, table: NetTable, mask: bytes, rows: list[bytes]) -> int:
         statements = self._for(table.relation)
         self._fill(statements, statements.row_stage, statements.everything, rows)
+        move = statements.move()
+        if move is not None:
+            self._run(move)
         return len(rows) - self._run(statements.update(mask))
 
     def _insert(self, table: NetTable) -> None:

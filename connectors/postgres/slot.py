@@ -22,6 +22,16 @@ class SourceTable:
     name: TableName
     keyed: bool
     parents: tuple[TableName, ...]
+    partitioned: bool = False
+
+    @property
+    def rows(self) -> sql.Composable:
+        """The table's own rows: those of its partitions, not those of tables that inherit from it."""
+        name = sql.Identifier(*self.name)
+        return name if self.partitioned else sql.SQL("ONLY {}").format(name)
+
+
+_LOCK_TIMEOUT = "1s"
 
 
 def slot_name(stream: str) -> str:
@@ -37,10 +47,11 @@ def publication_names(stream: str) -> tuple[str, str]:
 _TABLES = """
 SELECT n.nspname, c.relname,
        c.relreplident IN ('f') OR (c.relreplident = 'd' AND EXISTS (
-           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
+           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))
        OR (c.relreplident = 'i' AND EXISTS (
            SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident)),
-       coalesce(array_agg(DISTINCT ARRAY[pn.nspname, p.relname]::text[]) FILTER (WHERE p.oid IS NOT NULL), '{}')
+       coalesce(array_agg(DISTINCT ARRAY[pn.nspname, p.relname]::text[]) FILTER (WHERE p.oid IS NOT NULL), '{}'),
+       c.relkind = 'p'
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid
@@ -48,7 +59,7 @@ SELECT n.nspname, c.relname,
   LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'headrace')
- GROUP BY n.nspname, c.relname, c.relreplident, c.oid
+ GROUP BY n.nspname, c.relname, c.relreplident, c.oid, c.relkind
 """
 
 
@@ -56,10 +67,11 @@ def source_tables(conn: psycopg.Connection, settings: SourceSettings) -> list[So
     """Return the stream's tables, parents before children. Raises ConfigError."""
     rows = conn.execute(_TABLES).fetchall()
     there = {
-        (schema, table): SourceTable((schema, table), bool(keyed), tuple((p[0], p[1]) for p in parents))
-        for schema, table, keyed, parents in rows
+        (schema, table): SourceTable((schema, table), bool(keyed), tuple((p[0], p[1]) for p in parents), partitioned)
+        for schema, table, keyed, parents, partitioned in rows
     }
     chosen = select_tables(there, settings.tables, settings.exclude)
+    settings.mapping.require_distinct(chosen)
     graph: nx.DiGraph[TableName] = nx.DiGraph()
     graph.add_nodes_from(chosen)
     graph.add_edges_from((p, name) for name in chosen for p in there[name].parents if p in graph)
@@ -79,10 +91,11 @@ def check_wal_level(conn: psycopg.Connection) -> None:
 
 
 def ensure_publications(conn: psycopg.Connection, stream: str, tables: list[SourceTable]) -> list[str]:
-    """Create or adjust the publications so that they carry exactly `tables`; return those that exist.
+    """Create or adjust the publications so that they carry exactly `tables`; return their names.
 
     Tables without a replica identity get a publication of inserts and truncates alone: published for
-    updates, PostgreSQL would refuse the application's own UPDATE on them.
+    updates, PostgreSQL would refuse the application's own UPDATE on them. Both are always there: the log of the time
+    before a publication existed can't be decoded for it by every version.
     """
     keyed, inserts = publication_names(stream)
     wanted = {
@@ -95,25 +108,46 @@ def ensure_publications(conn: psycopg.Connection, stream: str, tables: list[Sour
     ):
         for name, (members, publish) in wanted.items():
             _ensure_publication(conn, name, members, publish)
-    return [name for name, (members, _) in wanted.items() if members or name == keyed]
+    return list(wanted)
+
+
+def published_tables(conn: psycopg.Connection, stream: str) -> set[TableName]:
+    """The tables that the stream's publications carry."""
+    names = list(publication_names(stream))
+    rows = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = ANY (%s)", [names])
+    return {(schema, table) for schema, table in rows}
+
+
+def publish_if_empty(conn: psycopg.Connection, stream: str, table: SourceTable) -> bool:
+    """Have the running stream carry a table that has no rows yet, so that it will get them all; whether it did.
+
+    One that has rows would have to be copied first.
+    """
+    publication = publication_names(stream)[0 if table.keyed else 1]
+    with translated(f"stream {stream}: publishing the new table {'.'.join(table.name)}"), conn.transaction():
+        conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        conn.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table.rows))  # no writer until the commit
+        if conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.rows)).fetchone() is not None:
+            return False
+        conn.execute(
+            sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
+                sql.Identifier(publication), sql.Identifier(*table.name)
+            )
+        )
+    return True
 
 
 def _ensure_publication(conn: psycopg.Connection, name: str, members: list[TableName], publish: str) -> None:
-    exists = conn.execute("SELECT FROM pg_publication WHERE pubname = %s", [name]).fetchone()
-    tables = sql.SQL(", ").join(sql.Identifier(*member) for member in members)
-    if exists is None:
-        if not members and name.endswith("_inserts"):
-            return
-        target = sql.SQL(" FOR TABLE {}").format(tables) if members else sql.SQL("")
-        options = sql.SQL(" WITH (publish = {}, publish_via_partition_root = true)").format(sql.Literal(publish))
-        conn.execute(sql.SQL("CREATE PUBLICATION {}{}{}").format(sql.Identifier(name), target, options))
-        return
-    there = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [name])
-    if {(schema, table) for schema, table in there} != set(members):
-        if members:
-            conn.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(name), tables))
-        else:
-            conn.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
+    quoted = sql.Identifier(name)
+    if conn.execute("SELECT FROM pg_publication WHERE pubname = %s", [name]).fetchone() is None:
+        options = sql.SQL("publish = {}, publish_via_partition_root = true").format(sql.Literal(publish))
+        conn.execute(sql.SQL("CREATE PUBLICATION {} WITH ({})").format(quoted, options))
+    rows = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [name])
+    there = {(schema, table) for schema, table in rows}
+    for verb, tables in (("ADD", set(members) - there), ("DROP", there - set(members))):
+        if tables:
+            listed = sql.SQL(", ").join(sql.Identifier(*table) for table in sorted(tables))
+            conn.execute(sql.SQL(f"ALTER PUBLICATION {{}} {verb} TABLE {{}}").format(quoted, listed))
 
 
 def claim_snapshot(conn: psycopg.Connection, stream: str) -> None:
@@ -165,12 +199,15 @@ def type_names(conn: psycopg.Connection) -> dict[int, str]:
 
 
 def primary_key(conn: psycopg.Connection, schema: str, table: str) -> tuple[str, ...] | None:
-    """Return the primary key's columns, None when the table has none."""
+    """Return the primary key's columns, None when the table has none.
+
+    A deferrable one does not count: its values may repeat within a transaction.
+    """
     rows = conn.execute(
         "SELECT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
         "  JOIN pg_namespace n ON n.oid = c.relnamespace"
         "  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)"
-        " WHERE i.indisprimary AND n.nspname = %s AND c.relname = %s ORDER BY a.attnum",
+        " WHERE i.indisprimary AND i.indimmediate AND n.nspname = %s AND c.relname = %s ORDER BY a.attnum",
         [schema, table],
     ).fetchall()
     return tuple(str(row[0]) for row in rows) or None

@@ -11,6 +11,7 @@ import struct
 import time
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -20,8 +21,10 @@ from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable
 from connectors.postgres.types import TEXT_SESSION, LocalColumns
 from pipeline.builder import BatchBuilder
+from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, Column, Relation, Section
 from schemas.packed import INT32, offsets
+from schemas.rows import pack_row, row_fields
 
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
 _COPY_END = b"\xff\xff"
@@ -45,28 +48,46 @@ def snapshot_batches(
     ):
         conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-        relations = [_relation(conn, table, local) for table in tables]
-        yield _truncate(builder, relations)
-        for relation in relations:
-            yield from _copy_table(conn, builder, relation, settings.batch_bytes_max)
+        copies = [_copy_of(conn, table, local, settings.mapping) for table in tables]
+        yield _truncate(builder, [copy.relation for copy in copies])
+        for copy in copies:
+            yield from _copy_table(conn, builder, copy, settings)
 
 
-def _relation(conn: psycopg.Connection, table: SourceTable, local: LocalColumns) -> Relation:
+@dataclass(frozen=True, slots=True)
+class _TableCopy:
+    """A table to copy, and its relation as the target shall see it.
+
+    `hashed` are the places of the columns to hash.
+    """
+
+    relation: Relation
+    source: SourceTable
+    hashed: tuple[int, ...]
+
+
+def _copy_of(conn: psycopg.Connection, table: SourceTable, local: LocalColumns, mapping: TableMapping) -> _TableCopy:
     rows = conn.execute(
         "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
-        "       t.typsend <> 0, a.attrelid"
+        "       t.typsend <> 0, a.atttypmod, a.attnum, a.attrelid"
         "  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace"
         " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
         " ORDER BY a.attnum",
         [sql.Identifier(*table.name).as_string(conn)],
     ).fetchall()
-    # No keys: the parts are disjoint, and what follows the snapshot waits for all of it.
-    columns = tuple(
-        Column(name, kind, key=False, binary=binary and (table.name, name) not in local)
-        for name, kind, binary, _ in rows
-    )
-    oid = int(rows[0][3]) if rows else 0
-    return Relation(oid, *table.name, "n", columns)
+    columns: list[Column] = []
+    hashed: list[int] = []
+    for name, kind, binary, modifier, number, _ in rows:
+        use = mapping.use(table.name, name)
+        if use is ColumnUse.HASH:
+            hashed.append(len(columns))
+            columns.append(Column(name, HASH_TYPE, False, True, -1, number))
+        elif use is ColumnUse.KEEP:
+            travels = binary and (table.name, name) not in local
+            # No keys: the parts are disjoint, and what follows the snapshot waits for all of it.
+            columns.append(Column(name, kind, False, travels, modifier, number))
+    oid = int(rows[0][-1]) if rows else 0
+    return _TableCopy(Relation(oid, *mapping.target_name(table.name), "n", tuple(columns)), table, tuple(hashed))
 
 
 def _truncate(builder: BatchBuilder, relations: list[Relation]) -> ChangeBatch:
@@ -82,14 +103,17 @@ def _truncate(builder: BatchBuilder, relations: list[Relation]) -> ChangeBatch:
 
 
 def _copy_table(
-    conn: psycopg.Connection, builder: BatchBuilder, relation: Relation, bytes_max: int
+    conn: psycopg.Connection, builder: BatchBuilder, table: _TableCopy, settings: SourceSettings
 ) -> Iterator[ChangeBatch]:
+    relation, bytes_max = table.relation, settings.batch_bytes_max
     columns = [
-        sql.Identifier(c.name) if c.binary else sql.SQL("{}::text").format(sql.Identifier(c.name))
-        for c in relation.columns
+        sql.Identifier(c.name)
+        if c.binary and n not in table.hashed
+        else sql.SQL("{}::text").format(sql.Identifier(c.name))
+        for n, c in enumerate(relation.columns)
     ]
     query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)").format(
-        sql.SQL(", ").join(columns), sql.Identifier(relation.schema, relation.table)
+        sql.SQL(", ").join(columns), table.source.rows
     )
     rows: list[bytes] = []
     size = 0
@@ -98,6 +122,8 @@ def _copy_table(
             row = _strip_header(bytes(data))
             if row in (b"", _COPY_END):
                 continue
+            if table.hashed:
+                row = _hash_fields(row, table, settings.mapping)
             rows.append(row)
             size += len(row)
             if size >= bytes_max or len(rows) >= CHUNK_ROWS_MAX:
@@ -105,6 +131,14 @@ def _copy_table(
                 rows, size = [], 0
     if rows:
         yield _chunk(builder, relation, rows)
+
+
+def _hash_fields(row: bytes, table: _TableCopy, mapping: TableMapping) -> bytes:
+    fields = row_fields(row, len(table.relation.columns))
+    for n in table.hashed:
+        text = fields[n]
+        fields[n] = None if text is None else mapping.hashed(text)
+    return pack_row(fields)
 
 
 def _strip_header(data: bytes) -> bytes:

@@ -13,21 +13,22 @@ from collections.abc import Iterator
 
 from connectors.base import SourceSettings, Tail
 from connectors.postgres.errors import connect, translated
-from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.facts import SourceFacts
+from connectors.postgres.pgoutput import PgOutputDecoder, TextNeededError
 from connectors.postgres.replication import ReplicationConnection
 from connectors.postgres.slot import (
     SourceTable,
     check_wal_level,
     claim_snapshot,
     ensure_publications,
-    primary_key,
     slot_name,
     source_tables,
-    type_names,
 )  # fmt: skip
 from connectors.postgres.snapshot import snapshot_batches
 from connectors.postgres.types import LocalColumns, local_columns
+from connectors.postgres.watch import TableWatch
 from pipeline.builder import BatchBuilder
+from pipeline.errors import RetriableError
 from pipeline.slicing import select
 from schemas.change_batch import ChangeBatch
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 READ_MESSAGES_MAX = 512  # between two looks at the clock and the batch's size
 PART_BYTES_MAX = 4 * 1024 * 1024  # of one transaction in a record, well under the broker's 16 MiB
 HEARTBEAT_S = 5.0
+RELEASE_TRIES_MAX, RELEASE_PAUSE_S = 50, 0.1
 # While the server sends without a pause, a batch fills up instead of closing at its linger: larger records
 # cost the later stages less (planner 7.8 -> 3 µs, broker 13 -> 5 µs a transaction in `make bench`).
 LINGER_BUSY_MS = 50.0
@@ -52,6 +54,8 @@ class PostgresSource:
         self._settings = settings
         self._slot = slot_name(stream)
         self._replication: ReplicationConnection | None = None
+        self._facts: SourceFacts | None = None
+        self._tables = TableWatch(stream, settings)
         self._confirmed = 0
 
     def batches(self, tail: Tail | None) -> Iterator[ChangeBatch | None]:
@@ -62,9 +66,10 @@ class PostgresSource:
             check_wal_level(conn)
             with translated(f"stream {self._stream}: reading the source's catalogue"):
                 tables = source_tables(conn, settings)
-                types, local = type_names(conn), local_columns(conn, tables)
+                if not anew:
+                    tables = self._tables.carried(conn, tables)
+                local = local_columns(conn, tables, every=settings.as_text)
             publications = ensure_publications(conn, self._stream, tables)
-            keys = {table.name: primary_key(conn, *table.name) for table in tables}
             if anew:
                 with translated(f"stream {self._stream}: dropping an unfinished slot"):
                     claim_snapshot(conn, self._stream)
@@ -73,7 +78,7 @@ class PostgresSource:
                 for batch in self._start_anew(self._replication, tables, local):
                     yield batch
                     tail = Tail(batch.generation, batch.last_position, snapshot_open=False)
-            if local:
+            if local and not settings.as_text:
                 log.info(
                     "stream %s: rows are read as text, since the binary form of %s is of use on one server only",
                     self._stream, ", ".join(sorted(".".join([*table, column]) for table, column in local)),
@@ -81,9 +86,46 @@ class PostgresSource:
             self._replication.start(self._slot, publications, self._confirmed, binary=not local)
         if tail is None:
             raise AssertionError("a new stream begins with at least one batch")
+        yield from self._streamed(publications, tail, binary=not local)
+
+    def _streamed(self, publications: list[str], tail: Tail, *, binary: bool) -> Iterator[ChangeBatch | None]:
+        """Yield what the started replication sends; begin again as text once a table needs that."""
+        facts = self._facts = SourceFacts(self._stream, self._settings.dsn)
         builder = BatchBuilder(self._stream, tail.generation, tail.position)
-        decoder = PgOutputDecoder(builder, tail.position, types, lambda *name: keys.get(name))
-        yield from self._stream_batches(self._replication, builder, decoder)
+        while True:
+            decoder = PgOutputDecoder(
+                builder, builder.previous_position, facts, binary=binary, mapping=self._settings.mapping
+            )
+            try:
+                yield from self._stream_batches(self._running(), builder, decoder)
+            except TextNeededError as reason:
+                log.info(
+                    "stream %s: rows are read as text from here on, since the binary form of %s is of use on one "
+                    "server only", self._stream, reason,
+                )  # fmt: skip
+                binary = False
+                builder = BatchBuilder(self._stream, tail.generation, builder.previous_position)
+                self._start_again(publications)
+
+    def _start_again(self, publications: list[str]) -> None:
+        """Read on from the confirmed position as text; the server may need a moment to release the slot."""
+        self._running().close()
+        for attempt in range(RELEASE_TRIES_MAX):
+            self._replication = ReplicationConnection(self._settings.dsn, self._stream)
+            try:
+                self._replication.start(self._slot, publications, self._confirmed, binary=False)
+            except RetriableError:
+                self._replication.close()
+                if attempt == RELEASE_TRIES_MAX - 1:
+                    raise
+                time.sleep(RELEASE_PAUSE_S)
+            else:
+                return
+
+    def _running(self) -> ReplicationConnection:
+        if self._replication is None:
+            raise AssertionError("the source is closed")
+        return self._replication
 
     def _start_anew(
         self, replication: ReplicationConnection, tables: list[SourceTable], local: LocalColumns
@@ -111,6 +153,7 @@ class PostgresSource:
             if builder.rank != rank:
                 arrived_s = now_s
             busy = not empty or _is_backlog(builder, time.time(), (now_s - arrived_s) * 1000)
+            self._tables.look_if_due(now_s)
             if not builder.positions:
                 opened_s = now_s
             if decoder.in_transaction and builder.bytes >= PART_BYTES_MAX:
@@ -181,6 +224,9 @@ class PostgresSource:
         if self._replication is not None:
             self._replication.close()
             self._replication = None
+        if self._facts is not None:
+            self._facts.close()
+        self._tables.close()
 
 
 def _is_backlog(builder: BatchBuilder, now_s: float, pause_ms: float) -> bool:

@@ -7,11 +7,14 @@ composite of a type without a binary form has none either, which PostgreSQL noti
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import psycopg
 from psycopg import sql
 
 from connectors.postgres.slot import SourceTable
 from pipeline.catalogue import TableName
+from pipeline.relations import type_text
 
 LocalColumns = set[tuple[TableName, str]]
 _FIRST_USER_OID = 16384  # FirstNormalObjectId in PostgreSQL's access/transam.h
@@ -22,12 +25,11 @@ TEXT_SESSION = {
     "bytea_output": "hex", "search_path": "pg_catalog",
 }  # fmt: skip
 
-_LOCAL_COLUMNS = """
-WITH RECURSIVE used (relation, name, type, nested) AS (
-    SELECT a.attrelid, a.attname, a.atttypid, false FROM pg_attribute a
-     WHERE a.attrelid = ANY (%(tables)s::regclass[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+_LOCAL_TYPES = """
+WITH RECURSIVE used (root, type, nested) AS (
+    SELECT o, o, false FROM unnest(%(types)s::oid[]) o
   UNION
-    SELECT u.relation, u.name, inner_type.oid, true FROM used u JOIN pg_type t ON t.oid = u.type,
+    SELECT u.root, inner_type.oid, true FROM used u JOIN pg_type t ON t.oid = u.type,
          LATERAL (
              SELECT t.typelem AS oid WHERE t.typelem <> 0
              UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
@@ -36,19 +38,40 @@ WITH RECURSIVE used (relation, name, type, nested) AS (
                         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
          ) inner_type
 )
-SELECT DISTINCT n.nspname, c.relname, u.name FROM used u
-  JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = u.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT DISTINCT u.root::bigint FROM used u JOIN pg_type t ON t.oid = u.type
  WHERE (u.nested AND t.typsend = 0)
     OR (t.typcategory = 'A' AND t.typelem >= %(first)s)
     OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
                                        AND NOT a.attisdropped AND a.atttypid >= %(first)s))
     OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%%' AND t.typtype = 'b')
- ORDER BY 1, 2, 3
+"""
+_COLUMN_TYPES = """
+SELECT n.nspname, c.relname, a.attname, a.atttypid::bigint
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE a.attrelid = ANY (%s::regclass[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2, a.attnum
 """
 
 
-def local_columns(conn: psycopg.Connection, tables: list[SourceTable]) -> LocalColumns:
-    """Return the columns that can travel to another server only as text."""
+def local_types(conn: psycopg.Connection, oids: Collection[int]) -> set[int]:
+    """Return those of the types whose values can travel to another server only as text."""
+    rows = conn.execute(_LOCAL_TYPES, {"types": list(oids), "first": _FIRST_USER_OID})
+    return {int(oid) for (oid,) in rows}
+
+
+def local_columns(conn: psycopg.Connection, tables: list[SourceTable], *, every: bool = False) -> LocalColumns:
+    """Return the columns that can travel to another server only as text (`every`: all, to one of another release)."""
     names = [sql.Identifier(*table.name).as_string(conn) for table in tables]
-    rows = conn.execute(_LOCAL_COLUMNS, {"tables": names, "first": _FIRST_USER_OID})
-    return {((schema, table), column) for schema, table, column in rows}
+    columns = conn.execute(_COLUMN_TYPES, [names]).fetchall()
+    local = local_types(conn, {oid for *_, oid in columns})
+    return {((schema, table), column) for schema, table, column, oid in columns if every or oid in local}
+
+
+def type_name(name: str) -> sql.Composable:
+    """The quoted name of a type written bare (built in) or as schema.name."""
+    schema, dot, bare = name.partition(".")
+    return sql.Identifier(schema, bare) if dot else sql.Identifier("pg_catalog", name)
+
+
+def sql_type(kind: str, modifier: int) -> sql.Composable:
+    """A type with its modifier, quoted."""
+    return type_name(kind) + sql.SQL(type_text(kind, modifier)[len(kind) :])

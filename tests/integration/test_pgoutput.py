@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from connectors.postgres import replication
+from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import COMPILED, pump_python
 from connectors.postgres.replication import ReplicationConnection
-from connectors.postgres.slot import primary_key, type_names
 from pipeline.builder import BatchBuilder
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch, Section, decode_batch, encode_batch
 from schemas.rows import Field, key_fields, row_fields
@@ -31,6 +31,7 @@ class Decoding:
         self._dsn = dsn
         self._binary = binary
         self._replication = ReplicationConnection(dsn, self._stream)
+        self._facts = SourceFacts(self._stream, dsn)
         self._builder: BatchBuilder | None = None
 
     def begin(self) -> None:
@@ -38,9 +39,7 @@ class Decoding:
         self.conn.execute("CREATE PUBLICATION everything FOR ALL TABLES WITH (publish_via_partition_root = true)")
         position, _ = self._replication.create_slot(self._stream, export=False)
         self._builder = BatchBuilder(self._stream, position, position)
-        self._decoder = PgOutputDecoder(
-            self._builder, position, type_names(self.conn), lambda *name: primary_key(self.conn, *name)
-        )
+        self._decoder = PgOutputDecoder(self._builder, position, self._facts, binary=self._binary)
         self._replication.start(self._stream, ["everything"], 0, binary=self._binary)
 
     def write(self, *statements: str) -> ChangeBatch:
@@ -61,6 +60,7 @@ class Decoding:
 
     def close(self) -> None:
         self._replication.close()
+        self._facts.close()
         self.conn.close()
 
 
@@ -239,7 +239,7 @@ def test_types_of_the_database_and_types_without_a_binary_form(decoding: Decodin
     columns = batch.sections[1].relation.columns
     assert [column.type for column in columns] == ["int4", "other.mood", "aclitem"]
     assert rows_of(batch.sections[1])[0] == [int4(2), b"happy", b"=r/postgres"]
-    assert [column.type for column in only(after).relation.columns][-1] == "text", "its base type's name is sent"
+    assert [column.type for column in only(after).relation.columns][-1] == "other.late"
 
 
 def test_columns_renamed_added_and_dropped_on_the_way(decoding: Decoding) -> None:

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres import pump as pumps
+from connectors.postgres.facts import ColumnFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import Pump, pump_python
 from pipeline.builder import BatchBuilder
+from pipeline.mapping import TableMapping
 from schemas import packed
 from schemas.errors import SchemaError
 
@@ -68,10 +70,30 @@ def stream(work: list[list[tuple[str, int, list[tuple[int, Value]], list[tuple[i
         yield wal(b"C" + struct.pack("!Bqqq", 0, number * 100, number * 100 + 8, 0))
 
 
-def decoded(pump: Pump, messages: list[bytes], messages_max: int, skip_to: int) -> object:
+class NoFacts:
+    """A source whose catalogue tells nothing."""
+
+    def type_name(self, oid: int) -> str | None:
+        return {23: "int4"}.get(oid)
+
+    def travels(self, oid: int) -> bool:
+        return True
+
+    def primary_key(self, schema: str, table: str) -> tuple[str, ...] | None:
+        return None
+
+    def columns(self, oid: int) -> list[ColumnFacts]:
+        return []
+
+
+# The second table has a column that is hashed, and no third one.
+MAPPING = TableMapping(exclude_columns=("public.t16399.c2",), hash_columns=("public.t16399.c1",), secret=b"secret")
+
+
+def decoded(pump: Pump, messages: list[bytes], messages_max: int, skip_to: int, mapping: TableMapping) -> object:
     """Everything that the decoder and its builder hold afterwards, and what the pump said on the way."""
     builder = BatchBuilder("s", 1, 0)
-    decoder = PgOutputDecoder(builder, skip_to, {23: "int4"}, lambda *_: None)
+    decoder = PgOutputDecoder(builder, skip_to, NoFacts(), binary=False, mapping=mapping)
     left = [memoryview(message) for message in messages]
 
     def get_copy_data(_: int) -> tuple[int, memoryview]:
@@ -86,21 +108,23 @@ def decoded(pump: Pump, messages: list[bytes], messages_max: int, skip_to: int) 
 
 
 @compiled
-@given(transactions, st.integers(1, 40), st.sampled_from([0, 250]), st.booleans())
+@given(transactions, st.integers(1, 40), st.sampled_from([0, 250]), st.booleans(), st.booleans())
 def test_messages(work: list[list[tuple[str, int, list[tuple[int, Value]], list[tuple[int, Value]]]]],
-                  messages_max: int, skip_to: int, keepalives: bool) -> None:  # fmt: skip
+                  messages_max: int, skip_to: int, keepalives: bool, mapped: bool) -> None:  # fmt: skip
     messages = list(stream(work))
     if keepalives:
         messages[2::5] = [b"k" + bytes(17)] * len(messages[2::5])
         messages = [message for message in messages if message[25:26] != b"C" or message[0:1] == b"w"]
-    assert decoded(pumps.pump, messages, messages_max, skip_to) == decoded(pump_python, messages, messages_max, skip_to)
+    mapping = MAPPING if mapped else TableMapping()
+    fast, slow = (decoded(pump, messages, messages_max, skip_to, mapping) for pump in (pumps.pump, pump_python))
+    assert fast == slow
 
 
 @pytest.mark.parametrize("pump", [pump_python, pytest.param(pumps.pump, marks=compiled)])
 @pytest.mark.parametrize("rows_a_transaction", [1, 100])
 def test_a_batch_is_never_much_larger_than_its_limit(pump: Pump, rows_a_transaction: int) -> None:
     builder = BatchBuilder("s", 1, 0)
-    decoder = PgOutputDecoder(builder, 0, {23: "int4"}, lambda *_: None)
+    decoder = PgOutputDecoder(builder, 0, NoFacts(), binary=True)
     insert = change("I", OIDS[0], [(ord("b"), b"x" * 1000)] * 3, [])
     messages = [relation(OIDS[0])]
     for number in range(0, 100, rows_a_transaction):

@@ -1,0 +1,69 @@
+"""Tables that appear at the source while a stream runs."""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+
+from connectors.base import SourceSettings
+from connectors.postgres.errors import connect, translated
+from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables
+from pipeline.catalogue import TableName
+from pipeline.errors import ConfigError, RetriableError
+
+log = logging.getLogger(__name__)
+LOOK_S = 3.0
+
+
+class TableWatch:
+    """Has a stream carry the new tables that its patterns choose, from their first row on.
+
+    A table that has rows when it is found would come without them: it is left out, and that is said once.
+    """
+
+    def __init__(self, stream: str, settings: SourceSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._conn: psycopg.Connection | None = None
+        self._looked_s = float("-inf")
+        self._left_out: set[TableName] = set()
+
+    def carried(self, conn: psycopg.Connection, tables: list[SourceTable]) -> list[SourceTable]:
+        """The tables that a stream which goes on can carry: those it did, and new ones without rows."""
+        before = published_tables(conn, self._stream)
+        return [table for table in tables if table.name in before or self._adopt(conn, table)]
+
+    def look_if_due(self, now_s: float) -> None:
+        """Look for new tables every few seconds. A source that is away is no matter here."""
+        if now_s - self._looked_s < LOOK_S:
+            return
+        first, self._looked_s = self._looked_s == float("-inf"), now_s
+        if first:
+            return
+        try:
+            if self._conn is None or self._conn.closed:
+                self._conn = connect(self._settings.dsn, f"headrace {self._stream} tables")
+            with translated(f"stream {self._stream}: looking for new tables"):
+                self.carried(self._conn, source_tables(self._conn, self._settings))
+        except (RetriableError, ConfigError) as error:
+            log.debug("%s", error)
+
+    def _adopt(self, conn: psycopg.Connection, table: SourceTable) -> bool:
+        if table.name in self._left_out:
+            return False
+        name = ".".join(table.name)
+        if publish_if_empty(conn, self._stream, table):
+            log.info("stream %s: the new table %s is replicated from now on", self._stream, name)
+            return True
+        self._left_out.add(table.name)
+        log.warning(
+            "stream %s: the new table %s has rows already and is NOT replicated; exclude it, or take a new snapshot of "
+            "the stream", self._stream, name,
+        )  # fmt: skip
+        return False
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._conn is not None:
+            self._conn.close()
