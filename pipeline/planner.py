@@ -174,6 +174,7 @@ class Planner:
     def renew(self, rules: KeyRules) -> None:
         """Plan by the target's catalogue as it is now, from a barrier on."""
         self._rules, self._renewed = rules, True
+        self._parked = self._parked_in(self.chain.generation)
 
     def _parked_in(self, generation: int) -> ParkedKeys:
         parked = ParkedKeys(self.stream, self._rules)

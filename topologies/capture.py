@@ -177,7 +177,14 @@ class Capture:
         ))  # fmt: skip
 
     def _send(self, source: Source, producer: Producer, batch: ChangeBatch) -> None:
-        record = encode_batch(batch)
+        try:
+            record = encode_batch(batch)
+        except SchemaError as error:
+            tables = ", ".join(sorted({".".join(section.relation.name) for section in batch.sections}))
+            raise StreamStoppedError(
+                f"stream {self._stream.name}: position {batch.last_position}: {error}; a row of {tables} is too large "
+                "for a record. Leave the column out (mapping.exclude_columns), or the table (source.exclude)."
+            ) from error
         end_position, sent_s = batch.end_position, time.monotonic()
 
         def acknowledged(error: KafkaError | None, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""`sync-sequences`: the target's sequences stand where the source's do."""
+"""What commands ask of the servers: sequences for a cut-over, findings of `check`."""
 
 from __future__ import annotations
 
@@ -49,3 +49,14 @@ def test_sequences_are_set_and_never_back(source_db: str, target_db: str) -> Non
     assert found == {"a_id_seq": (42,), "another_name": (9000000001,), '"Other_id_seq"': (6,), '"free one"': (80,)}
     assert [line for line in lines if "MISSING" in line] == ["shop.lost: MISSING on the target (source: 1)"]
     assert not any("excluded" in line for line in lines)
+
+
+def test_check_names_what_no_log_carries(source_db: str) -> None:
+    on_both([source_db], "CREATE UNLOGGED TABLE u (id int PRIMARY KEY); CREATE UNLOGGED TABLE v (id int);"
+                         "CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE); CREATE TABLE fine (id int PRIMARY KEY)")  # fmt: skip
+    findings = PostgresSourceAdmin("s", SourceSettings(source_db, ("public.*",), ("*.v",))).check()
+    named = {finding.subject.rpartition(" ")[2]: finding.text for finding in findings}
+    assert "unlogged" in named["public.u"]
+    assert "no replica identity" in named["public.deferred"]
+    assert named.keys().isdisjoint({"public.v", "public.fine"})
+    assert not any(finding.blocker for finding in findings)
