@@ -51,9 +51,16 @@ def test_sequences_are_set_and_never_back(source_db: str, target_db: str) -> Non
     assert not any("excluded" in line for line in lines)
 
 
+UNLOGGED = """
+CREATE UNLOGGED TABLE u (id int PRIMARY KEY);
+CREATE UNLOGGED TABLE v (id int);
+CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
+CREATE TABLE fine (id int PRIMARY KEY);
+"""
+
+
 def test_check_names_what_no_log_carries(source_db: str) -> None:
-    on_both([source_db], "CREATE UNLOGGED TABLE u (id int PRIMARY KEY); CREATE UNLOGGED TABLE v (id int);"
-                         "CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE); CREATE TABLE fine (id int PRIMARY KEY)")  # fmt: skip
+    on_both([source_db], UNLOGGED)
     findings = PostgresSourceAdmin("s", SourceSettings(source_db, ("public.*",), ("*.v",))).check()
     named = {finding.subject.rpartition(" ")[2]: finding.text for finding in findings}
     assert "unlogged" in named["public.u"]
