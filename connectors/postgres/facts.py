@@ -63,9 +63,10 @@ def _identified(
     after = min((p for p in found[n:] if p is not None), default=len(facts))
     between = facts[before + 1 : after]
     alike = [fact for fact in between if fact.type_oid == column[1]]
-    if not alike and any(fact.dropped for fact in between):
+    dropped = [fact for fact in between if fact.dropped]
+    if not alike and dropped:
         # Whatever its rows had, it is gone at the source, and a later change says so.
-        return between[0].number if len(between) == 1 else 0, None, False
+        return dropped[0].number if len(dropped) == 1 else 0, None, False
     if len(alike) == len(between) == 1:
         return alike[0].number, alike[0].missing, alike[0].unlogged
     return 0, None, True

@@ -15,6 +15,7 @@ from psycopg import sql
 from connectors.base import RefusedError, SchemaChangeError, TargetSettings
 from connectors.postgres.types import sql_type
 from pipeline.catalogue import Catalogue, TableName
+from pipeline.errors import RetriableError
 from pipeline.relations import Shapes, decode_shape, encode_shape, has_news, learn, shape_of
 from pipeline.schema_change import (
     AddColumn,
@@ -54,6 +55,7 @@ class SchemaFollower:
         self.stale = True  # read again before the next transaction
         self.written = False
         self._unknown: set[TableName] = set()
+        self._refused: set[TableName] = set()  # by this process, in this epoch
 
     def load(self) -> None:
         """Read the ledger; there may be none yet."""
@@ -152,25 +154,33 @@ class SchemaFollower:
         )
 
     def _accepted(self, relation: Relation, catalogue: Catalogue, epoch: int) -> bool:
-        """Whether an operator started the stream again after this very change had stopped it."""
+        """Whether an operator started the stream again after this very change had stopped it.
+
+        Raises RetriableError for a unit of the epoch that was stopped, which a process finds that starts again
+        before the planner does.
+        """
         row = self._conn.execute(
-            "SELECT r.columns FROM headrace.refused_change r JOIN headrace.stream s ON s.stream = r.stream"
-            " WHERE r.stream = %s AND r.schema_name = %s AND r.table_name = %s AND r.epoch < %s AND s.stopped = ''",
-            [self._stream, *relation.name, epoch],
+            "SELECT r.columns, r.epoch, s.stopped FROM headrace.refused_change r JOIN headrace.stream s USING (stream)"
+            " WHERE r.stream = %s AND r.schema_name = %s AND r.table_name = %s",
+            [self._stream, *relation.name],
         ).fetchone()
         if row is None or not decode_shape(row[0]).same(shape_of(relation)):
             return False
-        return fits(relation, catalogue.tables.get(relation.name))
+        if row[1] >= epoch:
+            if relation.name not in self._refused:
+                raise RetriableError(f"stream {self._stream} is stopped; waiting for its planner to start again")
+            return False
+        return row[2] == "" and fits(relation, catalogue.tables.get(relation.name))
 
     def note_refusal(self, relation: Relation, epoch: int) -> None:
         """Remember in a transaction of its own that this change stopped the stream in `epoch`."""
         self._conn.execute(
             "INSERT INTO headrace.refused_change VALUES (%s, %s, %s, %s, %s)"
             " ON CONFLICT (stream, schema_name, table_name)"
-            " DO UPDATE SET columns = excluded.columns, epoch = excluded.epoch"
-            " WHERE headrace.refused_change.columns <> excluded.columns",
+            " DO UPDATE SET columns = excluded.columns, epoch = excluded.epoch",
             [self._stream, *relation.name, encode_shape(shape_of(relation)), epoch],
         )
+        self._refused.add(relation.name)
 
     def _statements(self, name: TableName, steps: Sequence[Step]) -> Iterator[sql.Composed]:
         for step in steps:

@@ -177,7 +177,7 @@ def test_changes_are_found_at_their_rows() -> None:
         ("id:1 a:2 b:3", [(1, None, False), (2, "two", False), (3, None, True)]),
         ("id:1 a:2", [(1, None, False), (2, "two", False)]),
         ("id:1 gone:4 b:3", [(1, None, False), (0, None, True), (3, None, True)]),
-        ("id:1 a:2 gone:9", [(1, None, False), (2, "two", False), (0, None, False)]),
+        ("id:1 a:2 gone:9", [(1, None, False), (2, "two", False), (4, None, False)]),
         ("id:1 gone:2 b:3", [(1, None, False), (2, "two", False), (3, None, True)]),
         ("id:1 x:2 b:3", [(1, None, False), (2, "two", False), (3, None, True)]),
         ("id:1 a:2 b:3 z:7", [(1, None, False), (2, "two", False), (3, None, True), (4, None, False)]),
