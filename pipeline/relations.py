@@ -45,7 +45,33 @@ class Shape:
         return all(map(_same_column, self.columns, other.columns))
 
 
-Shapes = dict[TableName, Shape]
+class Shapes(dict[TableName, Shape]):
+    """Table -> its columns. Whether a relation fits is asked for every batch, mostly about the same objects."""
+
+    def __init__(self, shapes: Mapping[TableName, Shape] | None = None) -> None:
+        super().__init__(shapes or {})
+        self._fitting: dict[TableName, Relation] = {}
+
+    def fit(self, relation: Relation) -> bool:
+        """Whether the relation has the columns that are known."""
+        name = relation.name
+        if self._fitting.get(name) is relation:
+            return True
+        known = self.get(name)
+        if known is None or not known.same(shape_of(relation)):
+            return False
+        self._fitting[name] = relation
+        return True
+
+    def learn(self, relation: Relation) -> None:
+        """Note the columns of a relation; a number that is known is not forgotten."""
+        shape, known = shape_of(relation), self.get(relation.name)
+        self._fitting.pop(relation.name, None)
+        if known is None or not known.same(shape) or not any(column.number for column in known.columns):
+            self[relation.name] = shape
+        for name in [name for name, other in self.items() if other.oid == shape.oid and name != relation.name]:
+            del self[name]  # it has another name now
+            self._fitting.pop(name, None)
 
 
 def _same_column(one: ShapeColumn, other: ShapeColumn) -> bool:
@@ -94,36 +120,22 @@ def type_text(kind: str, modifier: int) -> str:
     return kind
 
 
-def has_news(batch: ChangeBatch, shapes: Mapping[TableName, Shape], but: Collection[TableName] = ()) -> bool:
+def has_news(batch: ChangeBatch, shapes: Shapes, but: Collection[TableName] = ()) -> bool:
     """Whether a relation of the batch (`but` for some tables) has other columns than `shapes` says."""
-    return any(_is_news(s.relation, shapes) and s.relation.name not in but for s in batch.sections)
-
-
-def _is_news(relation: Relation, shapes: Mapping[TableName, Shape]) -> bool:
-    known = shapes.get(relation.name)
-    return known is None or not known.same(shape_of(relation))
-
-
-def learn(shapes: Shapes, relation: Relation) -> None:
-    """Note the columns of a relation; a number that is known is not forgotten."""
-    shape, known = shape_of(relation), shapes.get(relation.name)
-    if known is None or not known.same(shape) or not any(column.number for column in known.columns):
-        shapes[relation.name] = shape
-    for name in [name for name, other in shapes.items() if other.oid == shape.oid and name != relation.name]:
-        del shapes[name]  # it has another name now
+    return any(not shapes.fit(s.relation) and s.relation.name not in but for s in batch.sections)
 
 
 def learn_all(shapes: Shapes, batch: ChangeBatch) -> None:
     """Note the columns of a batch's relations in the order of their rows."""
     for _, relation in changes_of(batch, shapes):
-        learn(shapes, relation)
+        shapes.learn(relation)
 
 
-def changes_of(batch: ChangeBatch, shapes: Mapping[TableName, Shape]) -> list[tuple[int, Relation]]:
+def changes_of(batch: ChangeBatch, shapes: Shapes) -> list[tuple[int, Relation]]:
     """The schema changes of a batch: rank of the first row that has other columns than those before, its relation."""
-    known = dict(shapes)
-    if not has_news(batch, known):
+    if not has_news(batch, shapes):
         return []
+    known = Shapes(shapes)
     found: list[tuple[int, Relation]] = []
     current: dict[TableName, Relation] = {}
     for rank, number, _ in iter_order(batch):
@@ -131,7 +143,7 @@ def changes_of(batch: ChangeBatch, shapes: Mapping[TableName, Shape]) -> list[tu
         if current.get(relation.name) is relation:
             continue
         current[relation.name] = relation
-        if _is_news(relation, known):
+        if not known.fit(relation):
             found.append((rank, relation))
-            learn(known, relation)
+            known.learn(relation)
     return found

@@ -216,11 +216,26 @@ def decode_batch(data: bytes) -> ChangeBatch:
     return batch
 
 
+_RELATIONS_MAX = 4096  # remembered; a table of a few hundred bytes each
+_relations: dict[tuple[int, str, str, str], tuple[list[dict[str, Any]], Relation]] = {}
+
+
+def _relation(datum: dict[str, Any]) -> Relation:
+    """The relation in `datum`: the same object as last time, if it is the same."""
+    key = (datum["oid"], datum["schema"], datum["table"], datum["identity"])
+    found = _relations.get(key)
+    if found is not None and found[0] == datum["columns"]:
+        return found[1]
+    relation = Relation(*key, tuple(Column(**column) for column in datum["columns"]))
+    if len(_relations) >= _RELATIONS_MAX:
+        _relations.clear()
+    _relations[key] = (datum["columns"], relation)
+    return relation
+
+
 def _section(datum: dict[str, Any]) -> Section:
-    raw = datum["relation"]
-    columns = tuple(Column(**column) for column in raw["columns"])
     return Section(
-        relation=Relation(raw["oid"], raw["schema"], raw["table"], raw["identity"], columns),
+        relation=_relation(datum["relation"]),
         ops=datum["ops"],
         tx=unpack(INT32, datum["tx"], "tx"),
         order=unpack(INT32, datum["order"], "order"),

@@ -325,7 +325,8 @@ class PgOutputDecoder:
             at = end + 9
         source = (schema, table)
         uses = self._mapping.uses(source, [column for column, _, _ in described])
-        check_key(source, zip([column for column, _, _ in described], keys, strict=True), self._mapping)
+        if primary is not None or identity != "f":  # else rows are found by whatever columns travel
+            check_key(source, zip([column for column, _, _ in described], keys, strict=True), self._mapping)
         columns = [c for c in self._columns(oid, described, keys, uses) if c is not None]
         relation = Relation(oid, *self._mapping.target_name(source), identity, tuple(columns))
         known = self.tables.get(data[26:30])

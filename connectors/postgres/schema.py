@@ -16,7 +16,7 @@ from connectors.base import RefusedError, SchemaChangeError, TargetSettings
 from connectors.postgres.types import sql_type
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import RetriableError
-from pipeline.relations import Shapes, decode_shape, encode_shape, has_news, learn, shape_of
+from pipeline.relations import Shapes, decode_shape, encode_shape, has_news, shape_of
 from pipeline.schema_change import (
     AddColumn,
     CreateTable,
@@ -40,7 +40,7 @@ _MISSING_TYPE = ("42704", "3F000")  # undefined_object, invalid_schema_name
 def read_shapes(conn: psycopg.Connection, stream: str) -> Shapes:
     """What the ledger knows of the columns of the stream's tables."""
     rows = conn.execute("SELECT schema_name, table_name, columns FROM headrace.relation WHERE stream = %s", [stream])
-    return {(schema, table): decode_shape(text) for schema, table, text in rows}
+    return Shapes({(schema, table): decode_shape(text) for schema, table, text in rows})
 
 
 class SchemaFollower:
@@ -51,7 +51,7 @@ class SchemaFollower:
         self._stream = stream
         self._policy = settings.schema_changes
         self._may_create = settings.create_tables == "missing"
-        self.shapes: Shapes = {}
+        self.shapes = Shapes()
         self.stale = True  # read again before the next transaction
         self.written = False
         self._unknown: set[TableName] = set()
@@ -60,7 +60,7 @@ class SchemaFollower:
     def load(self) -> None:
         """Read the ledger; there may be none yet."""
         there = self._conn.execute("SELECT to_regclass('headrace.relation')").fetchone()
-        self.shapes = read_shapes(self._conn, self._stream) if there is not None and there[0] else {}
+        self.shapes = read_shapes(self._conn, self._stream) if there is not None and there[0] else Shapes()
         self.stale = self.written = False
         self._unknown.clear()
 
@@ -79,22 +79,21 @@ class SchemaFollower:
         """
         for batch in batches:
             for section in batch.sections:
-                known = self.shapes.get(section.relation.name)
-                if known is None:
+                if section.relation.name not in self.shapes:
                     self._unknown.add(section.relation.name)
-                elif not known.same(shape_of(section.relation)):
+                elif not self.shapes.fit(section.relation):
                     raise RefusedError(f"table {'.'.join(section.relation.name)} has changed its columns", "HR011")
 
     def forget_all(self) -> None:
         """A new snapshot tells of all tables."""
         self._conn.execute("DELETE FROM headrace.relation WHERE stream = %s", [self._stream])
-        self.shapes.clear()
+        self.shapes = Shapes()
 
     def note(self, relation: Relation) -> None:
         """Write the relation's columns into the ledger, in the caller's transaction."""
         self.written = True
         known = set(self.shapes)
-        learn(self.shapes, relation)
+        self.shapes.learn(relation)
         for name in known - set(self.shapes):
             self._conn.execute(
                 "DELETE FROM headrace.relation WHERE stream = %s AND schema_name = %s AND table_name = %s",

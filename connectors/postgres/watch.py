@@ -6,7 +6,7 @@ import logging
 
 import psycopg
 
-from connectors.base import SourceSettings
+from connectors.base import RefusedError, SourceSettings
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables
 from pipeline.catalogue import TableName
@@ -53,7 +53,14 @@ class TableWatch:
         if table.name in self._left_out:
             return False
         name = ".".join(table.name)
-        if publish_if_empty(conn, self._stream, table):
+        try:
+            published = publish_if_empty(conn, self._stream, table)
+        except (ConfigError, RetriableError, RefusedError) as error:
+            if conn.closed or conn.broken:
+                raise
+            log.warning("%s; it is NOT replicated yet", error)  # somebody writes to it, or we may not
+            return False
+        if published:
             log.info("stream %s: the new table %s is replicated from now on", self._stream, name)
             return True
         self._left_out.add(table.name)

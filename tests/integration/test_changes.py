@@ -180,6 +180,17 @@ CASES = {
         "INSERT INTO t SELECT n, n FROM generate_series(1, 80) n;; UPDATE t SET v = v + 1 WHERE id < 10",
         roles=("replica",),
     ),
+    "triggers of the target": Case(
+        "CREATE TABLE t (id int PRIMARY KEY, v int)",
+        "INSERT INTO t SELECT n, n FROM generate_series(1, 80) n;; UPDATE t SET v = v + 1 WHERE id < 10",
+        """CREATE TABLE t (id int PRIMARY KEY, v int, a text, b text);
+        CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF TG_NAME = ''ordinary'' THEN NEW.a := ''fired'';
+          ELSE NEW.b := current_setting(''session_replication_role''); END IF; RETURN NEW; END';
+        CREATE TRIGGER ordinary BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION fire();
+        CREATE TRIGGER always BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION fire();
+        ALTER TABLE t ENABLE ALWAYS TRIGGER always""",
+        after="SELECT bool_and(b IS NOT NULL AND (a IS NOT NULL) = (b = 'origin')) FROM t",
+    ),
     # ---- unusual tables --------------------------------------------------------------------------
     "partitions here, none there": Case(
         """CREATE TABLE t (r text, id int, v int, PRIMARY KEY (r, id)) PARTITION BY LIST (r);

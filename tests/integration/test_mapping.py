@@ -35,10 +35,11 @@ TABLES = (
     "CREATE SCHEMA other",
     "CREATE TABLE other.note (id int PRIMARY KEY, text text)",
     "CREATE TABLE secret_thing (id int PRIMARY KEY)",
+    "CREATE TABLE visit (page int, password text); ALTER TABLE visit REPLICA IDENTITY FULL",
 )
 MAPPING = {
     "rename": {"public": "shop", "public.customer": "crm.Person"},
-    "exclude_columns": ["*.customer.pass*"],
+    "exclude_columns": ["*.pass*"],
     "hash_columns": ["*.email", "public.customer.born"],
 }
 
@@ -67,10 +68,12 @@ def test_an_empty_target_under_other_names(make_rig: MakeRig, monkeypatch: pytes
         customers.format(101, 300),
         'INSERT INTO "Order" (customer, amount, "a.b") SELECT n, n, ARRAY[n::text] FROM generate_series(1, 200) n',
         "INSERT INTO other.note VALUES (1, 'x')",
+        "INSERT INTO visit SELECT n % 9, 'plain' FROM generate_series(1, 90) n",
     )
     rig.source("UPDATE customer SET email = NULL, born = born + 1 WHERE id < 120", 'UPDATE "Order" SET before = 1',
                "UPDATE login SET times = 0, email = upper(email) WHERE times > 5", "DELETE FROM login WHERE times = 1",
-               "DELETE FROM customer WHERE id = 250", "UPDATE customer SET password = 'other'")  # fmt: skip
+               "DELETE FROM customer WHERE id = 250", "UPDATE customer SET password = 'other'",
+               "UPDATE visit SET page = 100 WHERE page = 1", "DELETE FROM visit WHERE page = 2")  # fmt: skip
     rig.wait_until_equal()
     assert rig.target_rows('SELECT email, born FROM crm."Person" WHERE id = 130') == [
         (hashed("user130@x"), hashed("2000-05-10"))

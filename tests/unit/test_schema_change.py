@@ -42,7 +42,7 @@ def target(of: Relation, key: tuple[str, ...] = ("id",)) -> TargetTable:
 
 
 def plan(old: Relation | None, new: Relation, *tables: TargetTable) -> Plan:
-    shapes: Shapes = {old.name: shape_of(old)} if old is not None else {}
+    shapes = Shapes({old.name: shape_of(old)} if old is not None else {})
     return plan_change(new, shapes, Catalogue({t.name: t for t in tables}))
 
 
@@ -166,7 +166,7 @@ def test_changes_are_found_at_their_rows() -> None:
     other = table("t", [("id", "int8"), ("b", "int8")], ("id",))
     kinds = [one, one, other, other, one]
     batch = pack_batch([Transaction(n, (Change(of, INSERT, new=(n, n)),)) for n, of in enumerate(kinds, start=1)], 0)
-    shapes: Shapes = {T: shape_of(one.relation)}
+    shapes = Shapes({T: shape_of(one.relation)})
     assert changes_of(batch, shapes) == [(2, other.relation), (4, one.relation)]
     assert shapes == {T: shape_of(one.relation)}, "unchanged"
 
