@@ -180,11 +180,11 @@ def stopped(rig: Rig) -> str:
 
 def test_stop_says_what_to_run_and_goes_on_afterwards(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.both("CREATE TABLE t (id int PRIMARY KEY, a int)", "CREATE TABLE u (id int PRIMARY KEY)")
+    rig.both("CREATE TABLE t (id int PRIMARY KEY, a int)")
     rig.start()
     rig.wait_until_equal()
     commit_each(rig, "INSERT INTO t VALUES (1, 1)", "ALTER TABLE t ADD b numeric(12,2) DEFAULT 1.5",
-                "INSERT INTO t VALUES (2, 2, 2)", "INSERT INTO u VALUES (1)")  # fmt: skip
+                "INSERT INTO t VALUES (2, 2, 2)")  # fmt: skip
     reason = stopped(rig)
     wanted = 'ALTER TABLE "public"."t" ADD COLUMN "b" "pg_catalog"."numeric"(12,2) DEFAULT'
     assert "table public.t" in reason
@@ -207,6 +207,3 @@ def test_stop_says_what_to_run_and_goes_on_afterwards(make_rig: MakeRig) -> None
     rig.start()
     rig.wait_until_equal()
     assert rig.target_rows("SELECT id, a, c FROM t ORDER BY id") == [(1, 1, 6), (2, 2, 6)]
-    # Nobody knows what a volatile default gave to the rows that were there.
-    commit_each(rig, "ALTER TABLE u ADD v float8 DEFAULT random()", "INSERT INTO u VALUES (2, 2)")
-    assert "not in the source's log" in stopped(rig)
