@@ -172,14 +172,28 @@ def encode_batch(batch: ChangeBatch) -> bytes:
     })  # fmt: skip
 
 
-def _section_datum(section: Section) -> dict[str, Any]:
-    relation = section.relation
-    return {
-        "relation": {
-            "oid": relation.oid, "schema": relation.schema, "table": relation.table,
-            "identity": relation.identity,
+_RELATIONS_MAX = 4096  # remembered; a table of a few hundred bytes each
+_data: dict[int, tuple[Relation, dict[str, Any]]] = {}  # by id: a relation that is kept keeps its id
+_relations: dict[tuple[int, str, str, str], tuple[list[dict[str, Any]], Relation]] = {}
+
+
+def _relation_datum(relation: Relation) -> dict[str, Any]:
+    """What Avro writes of a relation, made once for each object."""
+    found = _data.get(id(relation))
+    if found is None:
+        datum = {
+            "oid": relation.oid, "schema": relation.schema, "table": relation.table, "identity": relation.identity,
             "columns": [{name: getattr(c, name) for name in Column.__slots__} for c in relation.columns],
-        },
+        }  # fmt: skip
+        if len(_data) >= _RELATIONS_MAX:
+            _data.clear()
+        found = _data[id(relation)] = (relation, datum)
+    return found[1]
+
+
+def _section_datum(section: Section) -> dict[str, Any]:
+    return {
+        "relation": _relation_datum(section.relation),
         "ops": section.ops, "tx": pack(section.tx), "order": pack(section.order),
         "keys": section.keys, "key_offsets": pack(section.key_offsets),
         "rows": section.rows, "row_offsets": pack(section.row_offsets),
@@ -214,10 +228,6 @@ def decode_batch(data: bytes) -> ChangeBatch:
     )
     _check_batch(batch)
     return batch
-
-
-_RELATIONS_MAX = 4096  # remembered; a table of a few hundred bytes each
-_relations: dict[tuple[int, str, str, str], tuple[list[dict[str, Any]], Relation]] = {}
 
 
 def _relation(datum: dict[str, Any]) -> Relation:
