@@ -22,7 +22,8 @@ SELECT a.attrelid, a.attnum, a.attname,
 """
 _KEYS = """
 SELECT i.indrelid, i.indisprimary, (i.indkey::int2[])[0:i.indnkeyatts - 1],
-       i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indisexclusion AND NOT coalesce(i.indnullsnotdistinct, false)
+       i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indisexclusion
+       AND NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false)
   FROM pg_index i WHERE i.indrelid = ANY (%s) AND (i.indisunique OR i.indisexclusion)
  ORDER BY i.indrelid, i.indisprimary DESC, i.indexrelid
 """

@@ -86,8 +86,9 @@ class ReplicationConnection:
         """Begin streaming at `from_lsn` (or the slot's confirmed position, whichever is later)."""
         names = ",".join(publications)
         flag = "true" if binary else "false"
+        protocol = min(4, max(2, self._conn.server_version // 10000 - 12))  # 2 in PostgreSQL 14, 3 in 15, 4 from 16 on
         self._command(
-            f"START_REPLICATION SLOT {slot} LOGICAL {lsn_text(from_lsn)} (proto_version '4', "
+            f"START_REPLICATION SLOT {slot} LOGICAL {lsn_text(from_lsn)} (proto_version '{protocol}', "
             f"publication_names '{names}', binary '{flag}', messages 'true')",
             pq.ExecStatus.COPY_BOTH,
         )
