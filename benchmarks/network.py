@@ -99,10 +99,8 @@ def _send_rows(bench: Servers, batches: Sequence[ChangeBatch], case: str, topic:
         "linger.ms": 5, "queue.buffering.max.messages": 1_000_000,
     })  # fmt: skip
     tables = {section.relation.table: section.relation for batch in batches for section in batch.sections}
-    made = AdminClient({"bootstrap.servers": broker}).create_topics(
-        [NewTopic(f"{topic}.{table}", 1, 1) for table in tables]
-    )
-    for future in made.values():
+    admin = AdminClient({"bootstrap.servers": broker})
+    for future in admin.create_topics([NewTopic(f"{topic}.{table}", 1, 1) for table in tables]).values():
         future.result(10)
     encoders = {table: _Encoder(relation, avro=case.startswith("Avro")) for table, relation in tables.items()}
     for batch in batches:
