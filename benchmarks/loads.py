@@ -160,10 +160,17 @@ TICKS = Load(
 )  # fmt: skip
 
 
+_DROP_GROWN = """
+DO $$ DECLARE t text; BEGIN
+  FOR t IN SELECT relname FROM pg_class WHERE relname ~ '^bench_t[0-9]+$' LOOP EXECUTE 'DROP TABLE ' || t; END LOOP;
+END $$
+"""
+
+
 def growing(tables: int, rows: int) -> Load:
     """One update of a random row in one of `tables` tables of `rows` rows each."""
     names = tuple(f"bench_t{n}" for n in range(1, tables + 1))
-    statements = [f"DROP TABLE IF EXISTS {name}" for name in names]
+    statements = [_DROP_GROWN]
     for name in names:
         statements.append(f"CREATE TABLE {name} (id int PRIMARY KEY, n int NOT NULL, note text)")
         statements.append(f"INSERT INTO {name} SELECT i, 0, 'a note' FROM generate_series(1, {rows}) i")
