@@ -196,6 +196,14 @@ def test_stop_says_what_to_run_and_goes_on_afterwards(make_rig: MakeRig) -> None
         conn.execute("ALTER TABLE t ADD b numeric(12,2) DEFAULT 1.5")
     rig.start()
     rig.wait_until_equal()
+
+
+def test_starting_again_accepts_what_the_target_has(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.both("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    rig.source("INSERT INTO t VALUES (1, 1), (2, 2)")
+    rig.start()
+    rig.wait_until_equal()
     # What the target already has stops nothing.
     with psycopg.connect(rig.target_dsn, autocommit=True) as conn:
         conn.execute("ALTER TABLE t ADD c int")
