@@ -11,6 +11,7 @@ from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamGapError
 from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
+from pipeline.relations import Shapes, shape_of
 from schemas.apply_unit import NORMAL, SERIAL, ApplyUnit
 from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch, decode_batch, encode_batch
 from tests.properties.model import Change, Table, Transaction, catalogue, pack_batch, pack_change, table
@@ -322,3 +323,18 @@ def test_planning_pauses_at_its_limits_of_transactions_and_bytes(monkeypatch: py
             one.retire()
             assert not one.full
             assert one.bytes == 0
+
+
+def test_other_columns_are_a_barrier_in_source_order() -> None:
+    shapes = Shapes({ACCOUNT.relation.name: shape_of(ACCOUNT.relation)})
+    start = Restart(1, 1, 0, {}, shapes=shapes)
+    one = Planner("s", start, KeyRules(catalogue([ACCOUNT])), lanes=4)
+    (single,) = offer(one, batch(0, 1, 2))
+    assert (single.mode, one.windows[-1].new_schema) == (NORMAL, False)
+    (changed,) = offer(one, batch(2, 3, 4, of=WIDER), 1)
+    assert (changed.mode, changed.lane, one.windows[-1].new_schema) == (SERIAL, 0, True)
+    (after,) = offer(one, batch(4, 5, of=WIDER), 2)
+    assert (after.mode, one.windows[-1].new_schema) == (NORMAL, False), "it is known now"
+    one.renew(KeyRules(catalogue([WIDER])))
+    (renewed,) = offer(one, batch(5, 6, of=WIDER), 3)
+    assert renewed.lane == 0, "one unit behind all, since keys of other rules can't be compared"
