@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from typer.testing import CliRunner
 
+from headrace.cli import app as cli
 from headrace.embedded import EmbeddedKafka
 from pipeline.directory.block import BlockId, partition_of
 from pipeline.directory.members import Members
 from schemas.grd_accesses import BlockAccesses, GrdAccesses, encode_accesses
 from schemas.grd_affinity import MEMBERS, GrdAffinity, encode_affinity
+from tests.support.fixtures import MakeRig
 from tests.support.rig import Rig
 from tests.support.topics import write_topic
+from tests.support.writing import commit_each
 from topologies.decision_log import DecisionLog, FencedError, read_to_end
 from topologies.directory_follower import DirectoryFollower
 from topologies.kafka import make_admin
@@ -153,3 +158,34 @@ def test_a_decider_that_was_fenced_comes_back(rig: Rig) -> None:
         other.stop()
     finally:
         node.stop()
+
+
+def test_replication_with_two_nodes_and_the_commands(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_DIRECTORY__ENABLED", "true")
+    rig = make_rig(source={"linger_ms": 50}, target={"lanes": 4})
+    rig.both("CREATE TABLE item (id int PRIMARY KEY, n int NOT NULL)")
+    rig.environment["apply-2"] = {"HEADRACE_CACHE__NODE": "second"}
+    rig.start("capture", "plan", "apply", "apply-2", "affinity")
+    config, runner = ["-c", str(rig.config_path)], CliRunner()
+    rig.source("INSERT INTO item SELECT n, 0 FROM generate_series(1, 2000) n")
+    rig.wait_until_applied()  # the snapshot: it says nothing about who uses what
+    for step in range(3):
+        commit_each(rig, *(f"UPDATE item SET n = {step} WHERE id = {n}" for n in range(1, 200)))
+    rig.wait_until_equal("item")
+
+    def shows_all() -> bool:
+        result = runner.invoke(cli, ["directory", "top", "--json", *config])
+        assert result.exit_code == 0, result.exception
+        found = json.loads(result.stdout)
+        return found["members"] == ["local", "second"] and any(rig.stream in use["block"] for use in found["blocks"])
+
+    until(shows_all, "top shows members and blocks")
+    shown = runner.invoke(cli, ["directory", "top", *config]).stdout
+    name = next(word for word in shown.split() if word.startswith(f"{rig.stream}/public/item/"))
+    moved = runner.invoke(cli, ["directory", "move", name, "second", *config])
+    assert moved.exit_code == 0, moved.exception
+    assert "master second" in moved.stdout
+    assert "by hand" in runner.invoke(cli, ["directory", "show", name, *config]).stdout
+    refused = runner.invoke(cli, ["directory", "move", name, "third", *config])
+    assert "no node 'third' takes part" in str(refused.exception)
+    rig.wait_until_equal("item")
