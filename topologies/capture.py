@@ -143,8 +143,7 @@ class Capture:
             producer.poll(0)
             self._check_failed()
             self._report(producer)
-            # In the middle of a large transaction the target can't catch up: it applies all parts or none.
-            while self._full or (self._lead.behind and not self._in_parts):
+            while self._full or self._too_far_ahead:
                 source.keepalive()
                 producer.poll(BACK_PRESSURE_POLL_S)
                 self._check_failed()
@@ -160,6 +159,15 @@ class Capture:
             or self._changes > UNACKNOWLEDGED_CHANGES_MAX
             or len(self._waiting) > UNACKNOWLEDGED_RECORDS_MAX
         )
+
+    @property
+    def _too_far_ahead(self) -> bool:
+        """Whether the target has to apply something first.
+
+        Not in the middle of a large transaction: the target applies all of its parts or none.
+        """
+        ahead, limit = self._lead.state
+        return ahead > 0 and ahead + self._bytes > limit and not self._in_parts
 
     def _report(self, producer: Producer) -> None:
         if not self._reporter.due():

@@ -20,7 +20,7 @@ ASK_S = 1.0
 
 
 class LeadWatch(threading.Thread):
-    """Keeps a stream's lead; `behind` says whether capture has to pause. Thread-safe."""
+    """Keeps a stream's lead. Thread-safe."""
 
     def __init__(self, stream: StreamConfig) -> None:
         super().__init__(name=f"lead {stream.name}", daemon=True)
@@ -40,12 +40,6 @@ class LeadWatch(threading.Thread):
         """Bytes ahead of the target, and their limit."""
         with self._lock:
             return self._lead.bytes, self._limit
-
-    @property
-    def behind(self) -> bool:
-        """Whether the target is too far behind."""
-        ahead, limit = self.state
-        return ahead > limit
 
     def stop(self) -> None:
         """End the thread after the question it is at."""
