@@ -23,7 +23,7 @@ from schemas.grd_accesses import BlockAccesses, GrdAccesses
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
 BLOCKS = 20_000
-OWN_SHARE = 0.85  # of the accesses of a block come from one node
+OWN_SHARE = 0.85  # of a node's accesses are of blocks that it uses more than others do
 REMOTE_COST = 4.0  # of a remote access, a local one being 1: half of it falls on the master
 TRACKED_MAX = 8 * 4096  # of all eight partitions, which are one here
 
@@ -51,7 +51,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`seconds` of accesses. Every `shift_s` a tenth of the blocks changes users; a share `shared` is read by all."""
+    """`seconds` of accesses, as many from each node: of its own blocks mostly, else of any.
+
+    Every `shift_s` a tenth of the blocks changes users. A share `shared` of them belongs to nobody and is only read;
+    it is used by all, that much more often.
+    """
 
     nodes: int
     seconds: int = 120
@@ -67,21 +71,25 @@ class Load:
 def accesses(load: Load, seed: int) -> Iterator[list[tuple[str, BlockId, bool]]]:
     """For each second: who uses which block, and whether it writes."""
     rng = random.Random(seed)
-    names = load.names()
     blocks = [BlockId("s", "public", "item", n) for n in range(BLOCKS)]
     weights = list(accumulate(1 / n**0.99 for n in range(1, BLOCKS + 1)))
     rng.shuffle(blocks)
-    user = [rng.randrange(load.nodes) for _ in blocks]
-    shared = {n for n in range(BLOCKS) if rng.random() < load.shared}
+    shared = {block for block in blocks if rng.random() < load.shared}
+    user = {block: rng.randrange(load.nodes) for block in blocks}
+    own_share = OWN_SHARE - load.shared
+    own: list[list[BlockId]] = []
     for second in range(load.seconds):
-        if load.shift_s and second and second % load.shift_s == 0:
-            for n in rng.sample(range(BLOCKS), BLOCKS // 10):
-                user[n] = rng.randrange(load.nodes)
+        if second == 0 or (load.shift_s and second % load.shift_s == 0):
+            for block in rng.sample(blocks, BLOCKS // 10):
+                user[block] = rng.randrange(load.nodes)
+            own = [[b for b in blocks if user[b] == n and b not in shared] for n in range(load.nodes)]
         found = []
-        for n in rng.choices(range(BLOCKS), cum_weights=weights, k=load.per_node * load.nodes):
-            own = n not in shared and rng.random() < OWN_SHARE
-            node = names[user[n] if own else rng.randrange(load.nodes)]
-            found.append((node, blocks[n], n not in shared))
+        for number, name in enumerate(load.names()):
+            count = sum(rng.random() < own_share for _ in range(load.per_node))
+            used = rng.choices(own[number], cum_weights=weights[: len(own[number])], k=count)
+            used += rng.choices(blocks, cum_weights=weights, k=load.per_node - count)
+            found += [(name, block, block not in shared) for block in used]
+        rng.shuffle(found)
         yield found
 
 
