@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
-.PHONY: help setup demo test test-containers check bench lock simulate
+.PHONY: help setup demo test test-containers check bench lock simulate faults
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ simulate: setup ## Random histories with faults, SEEDS=100000 of them; SEED=N ru
 
 bench-%: setup
 	$(VENV)/bin/python -m benchmarks $* $(ARGS)
+
+REPETITIONS ?= 1
+faults: setup ## Every fault scenario, REPETITIONS=n times, K=name for some of them; prints a table
+	$(VENV)/bin/python -m tests.faults --repetitions $(REPETITIONS) $(if $(K),-k "$(K)")
 
 lock: $(UV) ## Resolve the newest allowed versions into uv.lock
 	$(UV) lock --upgrade --python "$$(command -v $(PYTHON))"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from connectors.dead_letters import DeadLetters
 from connectors.settings import SourceSettings as SourceSettings
 from connectors.settings import TargetSettings as TargetSettings
 from pipeline.cache.view import TargetView
@@ -27,12 +28,14 @@ from schemas.dead_letter import DeadLetter
 class Tail:
     """The end of what a stream has in its changes topic.
 
-    `position` is the last whole transaction's. `snapshot_open` says that a snapshot was not finished.
+    `position` is the last whole transaction's, `end_position` where the source goes on (0: not known).
+    `snapshot_open` says that a snapshot was not finished.
     """
 
     generation: int
     position: int
     snapshot_open: bool
+    end_position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,9 @@ class SourceAdmin(Protocol):
     def drop(self) -> list[str]:
         """Remove what the stream created; return what was removed, a line each."""
 
+    def drop_slot(self) -> list[str]:
+        """Remove the stream's slot, ending a capture that uses it; return what was removed, a line each."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitGroup:
@@ -146,7 +152,6 @@ class Applied:
     """
 
     rows: int = 0
-    missing_rows: int = 0
     closed: bool = False
     fenced: Fenced | None = None
 
@@ -238,6 +243,18 @@ class Ledger(Protocol):
     def stop(self, reason: str) -> None:
         """Write the reason that stops the stream, unless one is there already."""
 
+    def request_resync(self, tables: Sequence[tuple[str, str]], changes_offset: int) -> int:
+        """Forget all progress and dead letters, and have the next capture copy `tables` anew, emptied first.
+
+        `changes_offset`: where planners go on. Return the number of dead letters there were.
+        """
+
+    def resync_requested(self) -> bool:
+        """Whether a new snapshot is wanted."""
+
+    def clear_resync(self) -> None:
+        """Note that the new snapshot has begun."""
+
     def clear_stop(self) -> None:
         """Forget the reason that stopped the stream: an operator starts it again."""
 
@@ -261,6 +278,9 @@ class Ledger(Protocol):
 
     def totals(self) -> tuple[int, int]:
         """Transactions and rows applied since the stream began."""
+
+    def anomalies(self) -> tuple[int, int]:
+        """Rows that were missing, and rows that were there already, since the stream began."""
 
     def parked_count(self) -> int:
         """The number of dead letters."""
@@ -286,44 +306,6 @@ class TargetAdmin(Protocol):
 
     def set_sequences(self, states: Sequence[SequenceState]) -> list[str]:
         """Set the target's sequences at least as far as these; returns a line for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeText:
-    """One change of a dead letter as text: what the source told of the row before it and after it."""
-
-    op: str
-    table: str
-    before: dict[str, str | None]
-    after: dict[str, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class LetterOutcome:
-    """What became of a dead letter; `settled`: it is one no more."""
-
-    letter: DeadLetter
-    settled: bool
-    text: str
-
-
-class DeadLetters(Protocol):
-    """What commands do with the dead letters of a stream."""
-
-    def letters(self) -> list[DeadLetter]:
-        """All of them, in order."""
-
-    def changes(self, letter: DeadLetter) -> list[ChangeText]:
-        """The changes of a letter, in order."""
-
-    def replay(self, wanted: Callable[[DeadLetter], bool]) -> list[LetterOutcome]:
-        """Apply the wanted letters in source order, in one target transaction; what fails stays a letter.
-
-        A letter waits for those before it that it depends on, and for the watermark.
-        """
-
-    def discard(self, wanted: Callable[[DeadLetter], bool]) -> list[LetterOutcome]:
-        """Delete the wanted letters: the target never gets them."""
 
 
 @dataclass(frozen=True, slots=True)

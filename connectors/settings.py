@@ -35,3 +35,5 @@ class TargetSettings:
     session_replication_role: str = "replica"
     schema_changes: Policy = "stop"
     create_tables: Literal["never", "missing"] = "never"
+    on_missing_row: str = "error"
+    on_existing_row: str = "error"

@@ -163,6 +163,16 @@ def drop(
 
 
 @app.command()
+def resync(
+    config: Config = DEFAULT_CONFIG,
+    stream: Stream = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really do it.")] = False,
+) -> None:
+    """Copy a stream's tables anew at the next start, when changes are lost for good. The roles must be stopped."""
+    raise typer.Exit(commands.resync(config, stream, sure=yes))
+
+
+@app.command()
 def demo(
     transactions: Annotated[int, typer.Option("--transactions", min=100, help="Transactions to write.")] = 20_000,
     lanes: Annotated[int, typer.Option("--lanes", min=1, max=16, help="Parallel apply lanes.")] = 4,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from headrace.explain_text import explanation
 from headrace.options import console as _console
 from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
+from headrace.resync import planned_resync, resync_streams
 from headrace.status import stream_status
 from headrace.status_text import seconds_text, status_table
 from headrace.streams import chosen_streams, source_admin, target_admin
@@ -120,10 +123,34 @@ def drop(config: Path, stream: str | None, *, sure: bool) -> int:
             _console().print(f"would remove {line}", soft_wrap=True)
         _console().print("nothing was removed: say --yes to do it. Replicated tables and their rows stay in any case.")
         return EX_FAILURE
+    with brokered(settings) as reachable:
+        return _drop(reachable, stream)
+
+
+@contextmanager
+def brokered(settings: Settings) -> Iterator[Settings]:
+    """Settings whose broker can be reached: an embedded one that does not run is started for the time being."""
     if settings.kafka.bootstrap_servers != EMBEDDED:
-        return _drop(settings, stream)
+        yield settings
+        return
     with embedded_kafka(settings.kafka.data_dir) as broker:
-        return _drop(with_servers(settings, broker.bootstrap_servers), stream)
+        yield with_servers(settings, broker.bootstrap_servers)
+
+
+def resync(config: Path, stream: str | None, *, sure: bool) -> int:
+    """`headrace resync`; without `sure` only says what it would do, and returns 1."""
+    settings = read_settings(config)
+    console, streams = _console(), chosen_streams(settings, stream)
+    if not sure:
+        for each in streams:
+            for line in planned_resync(each):
+                console.print(f"would {line}", soft_wrap=True)
+        console.print("nothing was done: say --yes to do it")
+        return EX_FAILURE
+    with brokered(settings) as reachable:
+        for line in resync_streams(reachable, streams):
+            console.print(line, soft_wrap=True)
+    return EX_OK
 
 
 def _drop(settings: Settings, stream: str | None) -> int:

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from connectors.base import ChangeText, LetterOutcome
+from connectors.dead_letters import ChangeText, LetterOutcome
 from headrace.configuration import read_settings
 from headrace.console import EX_FAILURE, EX_OK
 from headrace.options import DEFAULT_CONFIG, Config, Json, Stream

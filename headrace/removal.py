@@ -44,7 +44,7 @@ def drop_streams(settings: Settings, streams: Sequence[StreamConfig]) -> list[st
     Raises ConfigError while roles are running, RetriableError, KafkaException.
     """
     admin = make_admin(settings)
-    _require_idle(admin, settings)
+    require_idle(admin, settings)
     removed = [line for stream in streams for line in source_admin(stream).drop()]
     if len(streams) == len(settings.streams):
         removed += _drop_topics(admin, settings) + _drop_groups(admin, settings)
@@ -57,7 +57,8 @@ def drop_streams(settings: Settings, streams: Sequence[StreamConfig]) -> list[st
     return removed
 
 
-def _require_idle(admin: AdminClient, settings: Settings) -> None:
+def require_idle(admin: AdminClient, settings: Settings) -> None:
+    """Raise ConfigError while planners or apply processes are in their groups."""
     for group in (settings.group(role) for role in ("plan", "apply")):
         members = _members(admin, group)
         if members:

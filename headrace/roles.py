@@ -24,6 +24,7 @@ from topologies.apply import Apply
 from topologies.capture import Capture
 from topologies.heartbeat import Heartbeat
 from topologies.settings import Settings, StreamConfig
+from topologies.stopped_streams import StoppedStreams
 
 if TYPE_CHECKING:
     import faust
@@ -112,7 +113,7 @@ class CaptureThread(threading.Thread):
         super().__init__(name=f"capture {stream.name}", daemon=True)
         self.fatal: Exception | None = None
         self._settings, self._config = settings, stream
-        self._stream = stream.name
+        self.stream = stream.name
         self._stopping = stopping
 
     def run(self) -> None:
@@ -130,12 +131,12 @@ class CaptureThread(threading.Thread):
                 self.fatal = error
                 return
             except Exception as error:
-                log.exception("stream %s: capture failed; this is a bug", self._stream)
+                log.exception("stream %s: capture failed; this is a bug", self.stream)
                 self.fatal = error
                 return
 
     def _pause(self, pause_s: float, error: Exception) -> None:
-        text = str(error) if self._stream in str(error) else f"stream {self._stream}: {error}"
+        text = str(error) if self.stream in str(error) else f"stream {self.stream}: {error}"
         log.warning("%s; trying again in %.1f s", text, pause_s)
         end_s = time.monotonic() + pause_s
         while time.monotonic() < end_s and not self._stopping():
@@ -144,16 +145,19 @@ class CaptureThread(threading.Thread):
 
 def _capture(settings: Settings, stop: StopFlag) -> None:
     threads = [CaptureThread(settings, stream, stop.is_set) for stream in settings.streams]
+    stopped = StoppedStreams(stream.name for stream in settings.streams)
     for thread in threads:
         thread.start()
-    while not stop.wait(POLL_S):
-        if not all(thread.is_alive() for thread in threads):
-            stop.set()
-    for thread in threads:
-        thread.join()
-    for thread in threads:
-        if thread.fatal is not None:
-            raise thread.fatal
+    try:
+        while not stop.wait(POLL_S):
+            for thread in threads:
+                if thread.fatal is not None:
+                    stopped.note(thread.stream, thread.fatal)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    stopped.raise_first()
 
 
 # ---- plan --------------------------------------------------------------------------------------

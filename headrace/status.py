@@ -71,6 +71,8 @@ class StreamStatus:
     lanes: tuple[LaneStatus, ...]
     roles: tuple[RoleStatus, ...]
     dead_letters: int
+    missing_rows: int
+    existing_rows: int
     last_error: str
 
 
@@ -82,6 +84,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         lanes = ledger.lane_rows() if row is not None else {}
         transactions, rows = ledger.totals() if row is not None else (0, 0)
         dead_letters = ledger.parked_count()
+        missing_rows, existing_rows = ledger.anomalies() if row is not None else (0, 0)
     progress = recent_progress(settings, number)
     lag, summary = _lag(progress), newest_lag(settings, stream.name)
     source = source_admin(stream).current_position()
@@ -93,7 +96,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         transactions, rows, sum(p.transactions for p in progress),
         lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
         _lanes(lanes, progress), _roles(recent_reports(settings, number)),
-        dead_letters, _last_error(row, progress),
+        dead_letters, missing_rows, existing_rows, _last_error(row, progress),
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def _lines(status: StreamStatus) -> dict[str, str]:
         "controllers": "\n".join(_controls(status)) or "-",
         "buffers": "\n".join(_buffers(status)) or "-",
         "dead letters": str(status.dead_letters),
+        "rows missing / there already": f"{status.missing_rows:,} / {status.existing_rows:,}",
         "last error": escape(status.last_error) or "-",
     }
 

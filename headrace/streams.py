@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from connectors.base import (
     Connector,
-    DeadLetters,
     Ledger,
     SourceAdmin,
     SourceSettings,
@@ -16,6 +15,7 @@ from connectors.base import (
     TargetSettings,
     load_connector,
 )  # fmt: skip
+from connectors.dead_letters import DeadLetters
 from pipeline.errors import ConfigError
 from topologies.settings import Settings, StreamConfig
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TE
 from headrace.embedded import EmbeddedKafka, embedded_kafka
 from headrace.roles import StopFlag, follow_supervisor
 from topologies.heartbeat import ENV_HEARTBEAT
+from topologies.kafka import ENV_INSTANCE
 from topologies.settings import EMBEDDED, Settings
 
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class Supervisor:
         self._stop = stop
 
     def run(self) -> int:
-        """Supervise; returns the exit code: 0 when stopped by a signal, 1 when a role gave up."""
+        """Supervise; returns the exit code: 0 when stopped by a signal, 1 when a role gave up or a stream stopped."""
         try:
             while not self._stop.is_set():
                 self._stop.wait(POLL_S)
@@ -100,8 +102,8 @@ class Supervisor:
                     elif (code := child.ended()) is not None and not self._goes_on(child, code):
                         return EX_FAILURE
         finally:
-            self._stop_children()
-        return EX_OK
+            stopped = self._stop_children()
+        return EX_FAILURE if stopped else EX_OK
 
     def _start_if_due(self, child: Child) -> None:
         if time.monotonic() >= child.restart_s:
@@ -134,7 +136,8 @@ class Supervisor:
             log.error("the embedded broker ended; starting it again. Its log: %s", self._broker.log_path)
             self._broker.attach_or_start()
 
-    def _stop_children(self) -> None:
+    def _stop_children(self) -> bool:
+        """End all; whether a role says that a stream needs an operator."""
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -149,6 +152,7 @@ class Supervisor:
         for child in self._children:
             if child.reader is not None:
                 child.reader.join(1.0)
+        return any(process.returncode == EX_CONFIG for process in running)
 
 
 def supervise(config: Path, *, apply: int, verbose: bool) -> int:
@@ -180,7 +184,12 @@ def _children(
     names += [("cache", "cache"), ("fusion", "fusion")] if settings.cached_streams() else []
     names += [("affinity", "affinity")] if settings.directory.enabled else []
     more = ["--verbose"] if verbose else []
+    run = f"headrace-{uuid.uuid4().hex}"
     return [
-        Child(name, [sys.executable, "-m", "headrace.cli", role, "-c", str(config), *more], env=env)
+        Child(
+            name,
+            [sys.executable, "-m", "headrace.cli", role, "-c", str(config), *more],
+            env={**env, ENV_INSTANCE: f"{run}-{name}"},
+        )
         for role, name in names
     ]

@@ -96,5 +96,6 @@ class Chain:
             f"stream {self.stream}: changes are missing between position {self.position} "
             f"(generation {self.generation}) and {batch.previous_position} (generation {batch.generation}, "
             f"part {batch.part}); nothing beyond the gap was applied. Was a record lost from the changes topic "
-            "(retention, truncation)? To start anew: `headrace drop`, then empty the target tables."
+            "(retention, truncation)? Take a new snapshot: stop all roles, then "
+            f"`headrace resync --stream {self.stream} --yes`."
         )

@@ -23,12 +23,14 @@ from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
 from topologies.access_reports import AccessReports
 from topologies.board import ProgressBoard
-from topologies.kafka import make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
+from topologies.kafka import client_id, make_admin, make_consumer, make_producer, raise_if_fatal, read_from_end, take
 from topologies.lane import LaneWorker
 from topologies.lane_report import lane_report
 from topologies.letters import LetterBox
+from topologies.predecessor import remove_predecessor
 from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
+from topologies.stopped_streams import StoppedStreams
 from topologies.topics import ensure_topics
 from topologies.turns import Turns
 
@@ -49,6 +51,7 @@ class Apply:
         self._streams = {settings.numbers()[stream.name]: stream for stream in settings.streams}
         self._board = ProgressBoard()
         self._workers: dict[int, LaneWorker] = {}
+        self._stopped = StoppedStreams(stream.name for stream in settings.streams)
         self._paused: set[int] = set()
         self._committed: dict[int, int] = {}
         self._offsets: dict[str, dict[int, int]] = {}  # of the assignment in progress, read once a stream
@@ -64,8 +67,9 @@ class Apply:
         threading.Thread(
             target=self._board.follow, args=(progress, self._stopping), name="progress", daemon=True
         ).start()
+        remove_predecessor(self._settings, self._settings.group("apply"))
         # The directory learns from the group's members which node applies which lane.
-        node = {"client.id": self._settings.cache.node}
+        node = {"client.id": client_id(self._settings.cache.node)}
         consumer = make_consumer(self._settings, self._settings.group("apply"), options=node)
         consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
@@ -75,6 +79,7 @@ class Apply:
             self._commit(consumer)
             consumer.close()
             self._producer.flush(STOP_S)
+        self._stopped.raise_first()
 
     def _consume(self, consumer: Consumer) -> None:
         committed_s = time.monotonic()
@@ -120,7 +125,7 @@ class Apply:
     def _raise_failures(self) -> None:
         for worker in self._workers.values():
             if worker.fatal is not None:
-                raise worker.fatal
+                self._stopped.note(worker.stream, worker.fatal)
 
     def _balance(self, consumer: Consumer) -> None:
         """Pause the partitions of full lanes and resume those of drained ones."""
@@ -171,7 +176,7 @@ class Apply:
                     rows = ledger.lane_rows() if ledger.stream_row() is not None else {}
                 finally:
                     ledger.close()
-            except RetriableError as error:
+            except (RetriableError, ConfigError) as error:
                 log.warning("%s; lanes begin at their committed offsets, stale units are refused by the ledger", error)
                 rows = {}
             self._offsets[stream.name] = {number: row.next_offset for number, row in rows.items()}

@@ -10,11 +10,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from connectors.base import Source, Tail, load_connector
+from connectors.base import Ledger, Source, Tail, load_connector
+from connectors.failpoints import hit
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from pipeline.linger import AdaptiveLinger
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
@@ -27,6 +30,7 @@ from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 UNACKNOWLEDGED_BYTES_MAX = 32 * 1024 * 1024
 UNACKNOWLEDGED_RECORDS_MAX = 1000
 UNACKNOWLEDGED_CHANGES_MAX = 10_000  # row changes; one batch may come on top
@@ -50,6 +54,7 @@ class Capture:
         self._failed: KafkaError | None = None
         self._reporter = Reporter(settings, stream.name, "capture")
         self._linger = AdaptiveLinger() if stream.source.linger_ms is None else None
+        self._resync = False  # an operator wants a new snapshot, and it has not begun
         self._place = (0, 0, 0)  # generation, position and commit time of the last transaction sent
 
     def run(self) -> None:
@@ -100,6 +105,10 @@ class Capture:
         return releases[0] != releases[1]
 
     def _tail(self) -> Tail | None:
+        """Where to go on; None to start anew."""
+        self._resync = self._ask_ledger(lambda ledger: ledger.resync_requested()) or False
+        if self._resync:
+            return None
         record = last_record(self._settings, self._topic, self._partition)
         if record is None:
             self._check_fresh()
@@ -109,28 +118,29 @@ class Capture:
         except SchemaError as error:
             raise StreamStoppedError(
                 f"stream {self._stream.name}: the last record of topic {self._topic}, partition {self._partition} "
-                f"can't be read: {error}. If a newer version wrote it, upgrade, else `headrace drop` and start anew."
+                f"can't be read: {error}. If a newer version wrote it, upgrade, else "
+                f"stop all roles and `headrace resync --stream {self._stream.name} --yes`."
             ) from error
         position = batch.last_position if batch.last_part else batch.previous_position
-        return Tail(batch.generation, position, batch.kind == "snapshot")
+        return Tail(batch.generation, position, batch.kind == "snapshot", batch.end_position)
 
     def _check_fresh(self) -> None:
         """An empty topic is right for a new stream only: otherwise records were lost."""
-        make = load_connector(self._stream.target.connector).ledger
-        if make is None:
-            return
-        ledger = make(self._stream.name, self._stream.target_settings())
-        try:
-            row = ledger.stream_row()
-        finally:
-            ledger.close()
+        row = self._ask_ledger(lambda ledger: ledger.stream_row())
         if row is not None and row.generation:
             raise StreamStoppedError(
                 f"stream {self._stream.name}: topic {self._topic}, partition {self._partition} is empty, but the "
                 f"ledger has applied up to position {row.watermark}: the topic was deleted, or its retention is "
-                "shorter than the outage. Changes may be lost; run `headrace drop`, empty the target tables, and "
-                "start anew."
+                "shorter than the outage. Changes may be lost. Take a new snapshot: stop all roles, then "
+                f"`headrace resync --stream {self._stream.name} --yes`."
             )
+
+    def _ask_ledger(self, call: Callable[[Ledger], T]) -> T | None:
+        make = load_connector(self._stream.target.connector).ledger
+        if make is None:
+            return None
+        with closing(make(self._stream.name, self._stream.target_settings())) as ledger:
+            return call(ledger)
 
     def _copy(self, source: Source, producer: Producer, tail: Tail | None) -> None:
         for batch in source.batches(tail):
@@ -143,6 +153,10 @@ class Capture:
             producer.poll(0)
             self._check_failed()
             self._report(producer)
+            if self._resync and self._place[0] and not self._waiting:
+                # Kafka has its beginning: a capture that dies now begins another one by itself.
+                self._resync = False
+                self._ask_ledger(lambda ledger: ledger.clear_resync())
             while self._full or self._too_far_ahead:
                 source.keepalive()
                 producer.poll(BACK_PRESSURE_POLL_S)
@@ -208,6 +222,7 @@ class Capture:
                 self._failed = self._failed or error
             elif self._failed is None and end_position:
                 # The producer is idempotent: acknowledgements of a partition come in order.
+                hit("capture.before_confirm")
                 source.confirm(end_position)
 
         self._in_parts = not batch.last_part
@@ -216,10 +231,12 @@ class Capture:
         self._waiting.append((len(record), batch.rows()))
         self._bytes += len(record)
         self._changes += batch.rows()
+        hit("capture.before_send")
         producer.produce(
             self._topic, record, key=self._stream.name, partition=self._partition, on_delivery=acknowledged,
             timestamp=time.time_ns() // 1_000_000,
         )  # fmt: skip
+        hit("capture.after_send")
 
     def _check_failed(self) -> None:
         if self._failed is not None:

@@ -9,6 +9,8 @@ import faust
 from faust.types import TopicT
 
 from pipeline.errors import ConfigError
+from topologies.faust_auth import faust_credentials
+from topologies.kafka import client_id
 from topologies.settings import EMBEDDED, Settings
 
 BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
@@ -25,6 +27,7 @@ def make_app(settings: Settings, role: str) -> faust.App:
     return faust.App(
         settings.group(role),
         broker=";".join(f"kafka://{server}" for server in servers.split(",")),
+        broker_credentials=faust_credentials(settings.kafka.options), broker_client_id=client_id(),
         datadir=Path(tempfile.gettempdir()) / "headrace-faust",  # stays empty: there are no tables
         autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
         broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,

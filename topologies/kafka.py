@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -19,12 +20,25 @@ T = TypeVar("T")
 TIMEOUT_S = 15.0
 RETRY_S = 0.2
 FETCH_BYTES_MAX = 8 * 1024 * 1024
+ENV_INSTANCE = "HEADRACE_INSTANCE"  # a name that one process has at a time, set by whoever supervises it
 QUEUED_KB_MAX = 32 * 1024  # librdkafka's read-ahead a consumer
+
+
+def client_id(node: str = "headrace") -> str:
+    """What this process calls itself towards Kafka: its node, and its own name if it has one."""
+    instance = os.environ.get(ENV_INSTANCE)
+    return f"{node}~{instance}" if instance else node
+
+
+def node_of(member: str) -> str:
+    """The node in a client's id."""
+    return member.rpartition("~")[0] or member
 
 
 def _common(settings: Settings) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "client.id": client_id(),
         "logger": logging.getLogger("headrace.kafka"),
         "socket.nagle.disable": True,  # a small record must not wait for the answer to the one before
         **settings.kafka.options,

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from connectors.base import Applied, LaneTarget, RefusedError, SchemaChangeError, UnitGroup
+from connectors.failpoints import hit
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.merge_limit import MergeLimit
@@ -358,6 +359,7 @@ class LaneWorker(threading.Thread):
         self._publish(
             applied_report(self.stream, self.lane, group, applied, self._queue.qsize(), begun_us=self._begun_us)
         )
+        hit("apply.after_progress")
         if self._letters is not None and (applied.closed or last.unit.mode == PARK):
             self._letters.send(self._target, now=True)
         if applied.closed:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from confluent_kafka import KafkaError, Message, Producer
 
+from connectors.failpoints import hit
 from schemas.dead_letter import DeadLetter, encode_dead_letter
 from topologies.settings import Settings
 from topologies.target_connection import TargetConnection
@@ -30,9 +31,11 @@ class LetterBox:
         if not now and time.monotonic() < self._due_s:
             return
         self._due_s = time.monotonic() + AGAIN_S
+        hit("park.after_commit")
         while letters := target.call(lambda opened: opened.unpublished_letters()):
             if not self._deliver(letters):
                 return
+            hit("park.after_publish")
             sent = letters
             target.call(lambda opened: opened.mark_published(sent))  # noqa: B023 - called at once
 

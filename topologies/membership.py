@@ -1,7 +1,7 @@
 """Which nodes there are, and whose lanes are whose: what the consumer groups say.
 
 A group's coordinator knows who is alive (sessions) and who reads what (assignment), so there is no second protocol
-for it. Consumers carry their node's name as `client.id`.
+for it. Consumers carry their node's name in their `client.id`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from pipeline.errors import RetriableError
 from schemas.apply_unit import LANES_MAX
+from topologies.kafka import node_of
 from topologies.settings import Settings
 
 TIMEOUT_S = 5.0
@@ -48,13 +49,13 @@ def membership_of(
     cache: ConsumerGroupDescription, apply: ConsumerGroupDescription, units_topic: str
 ) -> Membership:  # fmt: skip
     """The membership in two groups' descriptions."""
-    nodes = {member.client_id for member in cache.members} or {member.client_id for member in apply.members}
+    nodes = {node_of(m.client_id) for m in cache.members} or {node_of(m.client_id) for m in apply.members}
     lanes: dict[int, dict[str, list[int]]] = {}
     for member in apply.members:
         for where in member.assignment.topic_partitions:
             if where.topic == units_topic:
                 stream, lane = divmod(where.partition, LANES_MAX)
-                lanes.setdefault(stream, {}).setdefault(member.client_id, []).append(lane)
+                lanes.setdefault(stream, {}).setdefault(node_of(member.client_id), []).append(lane)
     quiet = (ConsumerGroupState.STABLE, ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
     return Membership(
         frozenset(nodes),

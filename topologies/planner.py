@@ -24,9 +24,12 @@ from pipeline.errors import ConfigError
 from topologies.directory_follower import DirectoryFollower
 from topologies.faust_app import make_app, raw_topic
 from topologies.heartbeat import Heartbeat
+from topologies.predecessor import remove_predecessor
 from topologies.rewind import rewind_groups
 from topologies.settings import ENV_CONFIG, Settings, load_settings
+from topologies.stopped_streams import OPERATOR_ERRORS
 from topologies.stream_planner import StreamPlanner
+from topologies.stream_queue import StreamQueue
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
@@ -42,8 +45,12 @@ class PlannerApp:
         self._heartbeat = Heartbeat.from_environment()
         names = {number: name for name, number in settings.numbers().items()}
         self.planners = {
-            number: StreamPlanner(settings, settings.stream(name), number, self.app.stop, self._preference(name))
+            number: StreamPlanner(settings, settings.stream(name), number, self._stopped, self._preference(name))
             for number, name in names.items()
+        }
+        self._queues = {
+            number: StreamQueue(planner.take, self.app.add_future, self._hold, self._release)
+            for number, planner in self.planners.items()
         }
         self.app.agent(raw_topic(self.app, settings.topic("changes")), name="plan")(self._plan)
         self.app.agent(raw_topic(self.app, settings.topic("progress")), name="follow")(self._follow)
@@ -61,16 +68,29 @@ class PlannerApp:
 
     @property
     def fatal(self) -> Exception | None:
-        """The error that stopped the application, if one did."""
-        return next((planner.fatal for planner in self.planners.values() if planner.fatal is not None), None)
+        """The error that stopped the application or, when it ends, a stream of it; one that may pass first."""
+        errors = [planner.fatal for planner in self.planners.values() if planner.fatal is not None]
+        return next((error for error in errors if not isinstance(error, OPERATOR_ERRORS)), next(iter(errors), None))
+
+    async def _stopped(self) -> None:
+        """A stream has stopped: the application goes on while there are others, unless trying again may help."""
+        running = any(planner.fatal is None for planner in self.planners.values())
+        if not running or not isinstance(self.fatal, OPERATOR_ERRORS):
+            await self.app.stop()
+
+    def _hold(self, tp: TP) -> None:
+        self.app.consumer.on_buffer_full(TP(tp.topic, tp.partition))  # of a message, it is the driver's own class
+
+    def _release(self, tp: TP) -> None:
+        self.app.consumer.on_buffer_drop(TP(tp.topic, tp.partition))
 
     async def _plan(self, stream: StreamT[bytes]) -> None:
         if not isinstance(stream, Stream):
             raise TypeError("noack() is a method of faust.Stream")
         async for event in stream.noack().events():
-            planner = self.planners.get(event.message.partition)
-            if planner is not None:
-                await planner.take(event)
+            queue = self._queues.get(event.message.partition)
+            if queue is not None:
+                queue.put(event)
 
     async def _follow(self, stream: StreamT[bytes]) -> None:
         async for event in stream.events():
@@ -87,11 +107,13 @@ class PlannerApp:
         revoked: set[TP] = args[-1]
         for tp in revoked:
             if tp.topic == self.settings.topic("changes") and tp.partition in self.planners:
+                self._queues[tp.partition].clear()
                 self.planners[tp.partition].lose()
 
 
 def create(settings: Settings) -> PlannerApp:
     """Make the application, after rewinding offsets that are ahead of the ledger (rule 4)."""
+    remove_predecessor(settings, settings.group("plan"))
     rewind_groups(settings)
     return PlannerApp(settings)
 

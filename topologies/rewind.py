@@ -47,12 +47,19 @@ def rewind_groups(settings: Settings) -> None:
         return
     request = [ConsumerGroupTopicPartitions(group, wanted)]
     try:
-        for future in admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
-            future.result()
+        alter_offsets(admin, request)
     except KafkaException as error:
         raise RetriableError(
             f"group {group} can't be rewound while a planner runs ({error.args[0].str()}); stop all planners first"
         ) from error
+
+
+def alter_offsets(admin: AdminClient, request: list[ConsumerGroupTopicPartitions]) -> None:
+    """Put a group's offsets where `request` says. Raises KafkaException, also for a refusal of one partition."""
+    for future in admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values():
+        for where in future.result().topic_partitions or []:
+            if where.error is not None:
+                raise KafkaException(where.error)
 
 
 def _committed(admin: AdminClient, group: str, where: TopicPartition) -> int:

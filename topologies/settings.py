@@ -107,6 +107,14 @@ class TargetConfig(Section):
     session_replication_role: Literal["replica", "origin"] = Field(
         "replica", description="`origin` keeps the target's foreign keys and triggers in force"
     )
+    on_missing_row: Literal["error", "insert", "ignore"] = Field(
+        "error",
+        description="an UPDATE or DELETE that finds no row: `error` refuses the transaction (see `on_error`), `insert` "
+        "writes the row, `ignore` passes it over; counted in `status`",
+    )
+    on_existing_row: Literal["error", "update", "ignore"] = Field(
+        "error", description="an INSERT whose primary key is there already: refuse, overwrite the row, or leave it"
+    )
     on_error: Literal["stop", "park"] = Field(
         "stop",
         description="what happens to a transaction that the target refuses: `stop` the stream, or `park` it as a dead "
@@ -200,6 +208,7 @@ class StreamConfig(Section):
         return base.TargetSettings(
             target.dsn.get_secret_value(), target.synchronous_commit, target.session_replication_role,
             target.schema_changes, target.create_tables,
+            target.on_missing_row, target.on_existing_row,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from faust.types import EventT
 
 from connectors.base import Ledger, RefusedError, load_connector
+from connectors.failpoints import hit
 from pipeline.conflicts import KeyRules
 from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
@@ -71,7 +72,9 @@ class StreamPlanner:
         self._new_schema = False
 
     async def take(self, event: EventT[bytes]) -> None:
-        """Plan one change record. Never raises: errors stop the application."""
+        """Plan one change record. Never raises: errors stop the stream, and the application if it is the last."""
+        if self.fatal is not None:
+            return
         try:
             await self._take(event)
         except Exception as error:  # noqa: BLE001 - Faust would acknowledge the event and lose it
@@ -111,6 +114,7 @@ class StreamPlanner:
 
     async def _take_over(self) -> Planner:
         start = await self._with_ledger(lambda ledger: ledger.takeover())
+        hit("plan.after_takeover")
         rules = KeyRules(await self._with_ledger(lambda ledger: ledger.catalogue()))
         target = self._stream.target
         self._planner = Planner(
@@ -137,7 +141,10 @@ class StreamPlanner:
 
     async def _send(self, units: list[ApplyUnit]) -> None:
         producer = self._made_producer()
-        for unit in units:
+        hit("plan.before_send")
+        for number, unit in enumerate(units):
+            if number:
+                hit("plan.between_units")
             record = encode_unit(unit)
             while not self._produce(producer, unit.lane, record):  # noqa: ASYNC110 - librdkafka has no event
                 await asyncio.sleep(FULL_S)
@@ -289,8 +296,10 @@ class StreamPlanner:
         last = windows[-1]
         time_us = max(window.commit_time_us for window in windows)
         position = (planner.epoch, last.generation, last.last_position, time_us, last.end_offset)
+        hit("plan.before_advance")
         if not await self._with_ledger(lambda ledger: ledger.advance(*position)):
             raise self._superseded(planner)
+        hit("plan.after_advance")
         if planner is not self._planner:
             return  # the partition was lost meanwhile, and its events with it
         for window in windows:

@@ -3,8 +3,8 @@
 from connectors.base import Connector
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
 from connectors.postgres.dead_letters import PostgresDeadLetters
-from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
+from connectors.postgres.parking_lane import ParkingLane
 from connectors.postgres.replication import parse_lsn, position_text
 from connectors.postgres.rows import PostgresRows
 from connectors.postgres.source import PostgresSource
@@ -15,7 +15,7 @@ CONNECTOR = Connector(
     source=PostgresSource,
     source_admin=PostgresSourceAdmin,
     ledger=PostgresLedger,
-    lane_target=PostgresLane,
+    lane_target=ParkingLane,
     target_admin=PostgresTargetAdmin,
     dead_letters=PostgresDeadLetters,
     rows=PostgresRows,

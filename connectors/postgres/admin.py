@@ -109,9 +109,13 @@ class PostgresSourceAdmin:
         """Drop slot and publications."""
         with self._connect() as conn, translated(f"stream {self._stream}: dropping slot and publications"):
             removed = [f"publication {name}" for name in drop_publications(conn, self._stream)]
-            if drop_slot(conn, slot_name(self._stream)):
-                removed.append(f"replication slot {slot_name(self._stream)}")
-        return removed
+        return [*removed, *self.drop_slot()]
+
+    def drop_slot(self) -> list[str]:
+        """Drop the slot."""
+        with self._connect() as conn, translated(f"stream {self._stream}: dropping its slot"):
+            dropped = drop_slot(conn, slot_name(self._stream))
+        return [f"replication slot {slot_name(self._stream)}"] if dropped else []
 
 
 class PostgresTargetAdmin:

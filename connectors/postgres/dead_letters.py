@@ -13,10 +13,11 @@ from contextlib import closing
 import psycopg
 from psycopg import pq, sql
 
-from connectors.base import ChangeText, LetterOutcome, TargetSettings
+from connectors.base import TargetSettings
+from connectors.dead_letters import ChangeText, LetterOutcome
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.lane import PostgresLane
 from connectors.postgres.letters import close_epoch, read_letters
+from connectors.postgres.parking_lane import ParkingLane
 from connectors.postgres.types import type_name
 from pipeline.conflicts import KeyRules
 from pipeline.parking import ParkedKeys
@@ -31,7 +32,7 @@ Wanted = Callable[[DeadLetter], bool]
 
 
 class PostgresDeadLetters:
-    """See `connectors.base.DeadLetters`. Each call opens and closes its own connection."""
+    """See `connectors.dead_letters.DeadLetters`. Each call opens and closes its own connection."""
 
     def __init__(self, stream: str, settings: TargetSettings) -> None:
         self._stream = stream
@@ -53,7 +54,7 @@ class PostgresDeadLetters:
             return [_change(conn, batch.sections[number], row) for _, number, row in iter_order(batch)]
 
     def replay(self, wanted: Wanted) -> list[LetterOutcome]:
-        """Apply the wanted letters in order, each where its place allows; see `connectors.base.DeadLetters`."""
+        """Apply the wanted letters in order, each where its place allows; see `connectors.dead_letters.DeadLetters`."""
         with closing(_ReplaySession(self._stream, NO_LANE, self._settings)) as session:
             return session.replay(wanted)
 
@@ -69,7 +70,7 @@ class PostgresDeadLetters:
         return [LetterOutcome(letter, settled=True, text="discarded") for letter in chosen]
 
 
-class _ReplaySession(PostgresLane):
+class _ReplaySession(ParkingLane):
     """A session that writes as a lane does."""
 
     def replay(self, wanted: Wanted) -> list[LetterOutcome]:

@@ -6,30 +6,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
 from psycopg import pq, sql
 
 from connectors.base import Applied, RefusedError, SchemaChangeError, StreamRow, TargetSettings, UnitGroup
+from connectors.failpoints import hit
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.letters import close_epoch, insert_letters, mark_published, unpublished_letters
 from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.preparation import prepare_snapshot
 from connectors.postgres.schema import SchemaFollower
 from connectors.postgres.setbased import SESSION, SetWriter
-from pipeline.conflicts import KeyRules
+from connectors.postgres.tolerant import Anomalies, TolerantWriter
 from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
-from pipeline.parking import Parked, ParkedKeys, Refusal, parked_behind, settle_in_order
 from pipeline.relations import changes_of
 from pipeline.tables_graph import apply_ranks, cyclic_tables
 from schemas.change_batch import TRUNCATE, ChangeBatch
-from schemas.dead_letter import DeadLetter
 from schemas.errors import SchemaError
 from schemas.packed import pack
 
@@ -55,8 +53,8 @@ SELECT pg_terminate_backend(o.pid, 1000) FROM pg_stat_activity o
 DAMAGED = "HR003"  # the sqlstate of rows that can't be read
 _RANK_MAX = 2**31
 _BEGIN = Statement(b"BEGIN", [], [])
-_DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
-_CHECK = Statement(b"SET CONSTRAINTS ALL IMMEDIATE", [], [])
+DEFER = Statement(b"SET CONSTRAINTS ALL DEFERRED", [], [])
+CHECK = Statement(b"SET CONSTRAINTS ALL IMMEDIATE", [], [])
 _TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
 # A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
 _LIMITS = {
@@ -85,6 +83,8 @@ class PostgresLane:
             self._conn.execute(
                 sql.SQL("SET session_replication_role = {}").format(sql.Literal(settings.session_replication_role))
             )
+            self._settings = settings
+            self._anomalies = Anomalies()  # of the open transaction
             self._pipeline = StatementPipeline(self._conn)
             self._schema = SchemaFollower(self._conn, stream, settings)
             self._read_catalogue()
@@ -96,11 +96,12 @@ class PostgresLane:
         catalogue = self._catalogue = read_catalogue(self._conn)
         deferrable = self._conn.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
         # What the source could defer, or check at the end of a statement, the target checks at the end.
-        self._begin = [_BEGIN, _DEFER] if self._enforced and deferrable is not None else [_BEGIN]
+        self._begin = [_BEGIN, DEFER] if self._enforced and deferrable is not None else [_BEGIN]
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         ranks = apply_ranks(catalogue)
         self._sets = SetWriter(self._conn, self._pipeline, catalogue, ranks, enforced=self._enforced)
         self._rows = RowWriter(self._conn, self._pipeline, catalogue, enforced=self._enforced)
+        self._tolerant = TolerantWriter(self._rows, self._pipeline, self._settings)
 
     def lane_row(self) -> LaneRow:
         """Read the lane's row."""
@@ -142,28 +143,30 @@ class PostgresLane:
                 return self._apply_changed(group, rows)
             self._schema.require_known(group.batches)
         if _is_preparation(group) or (rows > ROW_BY_ROW_MAX and not group.serial):
-            return self._apply_sets(group, rows)
+            return self._apply_by(group, rows, lambda: self._write(group.batches, group.epoch))
         try:
             return self._apply_rows(group, rows)
         except RefusedError as refusal:
             # One statement of the source may have changed rows that are in each other's way one by one.
             try:
-                return self._apply_sets(group, rows, deletes_last=True)
+                return self._apply_by(group, rows, lambda: self._write(group.batches, group.epoch, deletes_last=True))
             except RefusedError:
+                if self._tolerant.active:
+                    return self._apply_by(group, rows, lambda: self._write_in_order(group.batches))
                 raise refusal from None
 
-    def _apply_sets(self, group: UnitGroup, rows: int, *, deletes_last: bool = False) -> Applied:
-        with self._transaction(f"applying {_extent(group)}", group.epoch):
+    def _apply_by(self, group: UnitGroup, rows: int, write: Callable[[], Applied]) -> Applied:
+        with self._transaction(f"applying {extent(group)}", group.epoch):
             if not self._begin_fenced(group, rows):
                 return self._refused(group)
-            applied = self._write(group.batches, group.epoch, deletes_last=deletes_last)
+            applied = write()
             self._pipeline.run([self._positions(group)])
-            self._conn.execute("COMMIT")
+            self._end()
             self._sets.forget()
             return applied
 
     def _apply_rows(self, group: UnitGroup, rows: int) -> Applied:
-        with self._transaction(f"applying {_extent(group)}"):
+        with self._transaction(f"applying {extent(group)}"):
             self._roll_back_unfinished()
             changes = list(self._rows.changes(group.batches))
             head = [*self._begin, self._fence(group, rows), self._positions(group)]
@@ -171,7 +174,7 @@ class PostgresLane:
             if counts[len(self._begin)] != 1:
                 return self._refused(group)
             self._rows.check(changes, counts[len(head) :])
-            self._conn.execute("COMMIT")
+            self._end()
             return Applied(rows=len(changes))
 
     def _refresh(self, group: UnitGroup) -> None:
@@ -183,14 +186,9 @@ class PostgresLane:
 
     def _apply_changed(self, group: UnitGroup, rows: int) -> Applied:
         """Apply in source order, and change the target's tables where the source's were changed."""
-        with self._transaction(f"applying {_extent(group)}", group.epoch):
-            self._roll_back_unfinished()
-            if self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] != 1:
-                return self._refused(group)
-            done = sum(self._write_changed(batch, group.epoch) for batch in group.batches)
-            self._pipeline.run([self._positions(group)])
-            self._conn.execute("COMMIT")
-            return Applied(done)
+        return self._apply_by(
+            group, rows, lambda: Applied(sum(self._write_changed(batch, group.epoch) for batch in group.batches))
+        )
 
     def _write_changed(self, batch: ChangeBatch, epoch: int) -> int:
         """Write a batch in order, each row into the table as it is from its place on; returns the rows."""
@@ -204,7 +202,7 @@ class PostgresLane:
 
     def apply_part(self, group: UnitGroup, *, first: bool) -> Applied:
         """Apply a part and leave the transaction open; the last part goes through `apply_last`."""
-        with self._transaction(f"applying a part of {_extent(group)}", group.epoch):
+        with self._transaction(f"applying a part of {extent(group)}", group.epoch):
             if first:
                 self._roll_back_unfinished()
                 self._refresh(group)
@@ -220,79 +218,31 @@ class PostgresLane:
 
     def apply_last(self, group: UnitGroup) -> Applied:
         """Apply the last part of a large transaction and commit all of it."""
-        with self._transaction(f"applying the end of {_extent(group)}", group.epoch):
+        with self._transaction(f"applying the end of {extent(group)}", group.epoch):
             self._require_begun()
             applied = Applied(self._part_rows + self._write_part(group).rows)
             if self._pipeline.run([self._fence(group, applied.rows)])[0] != 1:
                 return self._refused(group)
             self._pipeline.run([self._positions(group)])
-            self._conn.execute("COMMIT")
+            self._end()
             self._sets.forget()
             return applied
-
-    def park(self, group: UnitGroup) -> Applied:
-        """Keep the group's transactions as dead letters; see `connectors.base.LaneTarget`."""
-        with self._transaction(f"parking {_extent(group)}"):
-            if not self._begin_fenced(group, 0):
-                return self._refused(group)
-            batch = group.batches[0]
-            parked = [parked_behind(batch, tx, positions) for tx, positions in enumerate(group.behind)]
-            return self._commit_parked(group, parked, close=False)
-
-    def apply_or_park(self, group: UnitGroup) -> Applied:
-        """Apply what can be applied and keep the rest; see `connectors.base.LaneTarget`."""
-        with self._transaction(f"applying or parking {_extent(group)}"):
-            if not self._begin_fenced(group, 0):
-                return self._refused(group)
-            keys = ParkedKeys(self._stream, KeyRules(self._catalogue))
-            parked = settle_in_order(group.batches[0], keys, lambda batch: self._try(batch, group.epoch))
-            return self._commit_parked(group, parked, close=bool(parked))
 
     def _begin_fenced(self, group: UnitGroup, rows: int) -> bool:
         self._roll_back_unfinished()
         return self._pipeline.run([*self._begin, self._fence(group, rows)])[-1] == 1
 
-    def _try(self, batch: ChangeBatch, epoch: int | None = None) -> Refusal | None:
-        """Write one transaction in order; nothing of it stays when it is refused.
-
-        Without an epoch it comes late: the columns that the target has by now are as they should be.
-        """
-        self._conn.execute("SAVEPOINT headrace_one")
-        try:
-            with translated(f"{self._where}: applying position {batch.last_position}", applying=True):
-                if epoch is None:
-                    self._write_in_order([batch])
-                else:
-                    self._write_changed(batch, epoch)
-                if _DEFER in self._begin:
-                    self._pipeline.run([_CHECK, _DEFER])
-        except SchemaChangeError:
-            raise  # it stops the stream, and is never parked
-        except (RefusedError, SchemaError) as error:
-            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
-            if epoch is not None and self._schema.written:
-                self._read_catalogue()  # DDL of it may have been rolled back
-            return Refusal(error.sqlstate if isinstance(error, RefusedError) else DAMAGED, str(error))
-        self._conn.execute("RELEASE SAVEPOINT headrace_one")
-        return None
-
-    def _commit_parked(self, group: UnitGroup, parked: Sequence[Parked], *, close: bool) -> Applied:
-        insert_letters(self._conn, self._stream, parked)
-        self._pipeline.run([self._positions(group)])
-        if close:
-            close_epoch(self._conn, self._stream)
+    def _end(self) -> None:
+        if self._anomalies.missing or self._anomalies.existing:
+            self._conn.execute(
+                "UPDATE headrace.lane SET missing_rows = missing_rows + %s, existing_rows = existing_rows + %s"
+                " WHERE stream = %s AND lane = %s",
+                [self._anomalies.missing, self._anomalies.existing, self._stream, self._lane],
+            )
+            self._anomalies = Anomalies()
+        hit("apply.before_commit")
         self._conn.execute("COMMIT")
-        return Applied(closed=close)
-
-    def unpublished_letters(self) -> list[DeadLetter]:
-        """Dead letters that the topic may not have yet."""
-        with translated(f"{self._where}: reading dead letters"):
-            return unpublished_letters(self._conn, self._stream)
-
-    def mark_published(self, letters: Sequence[DeadLetter]) -> None:
-        """Note that the topic has them."""
-        with translated(f"{self._where}: noting dead letters as published"):
-            mark_published(self._conn, letters)
+        hit("apply.after_commit")
 
     def _require_begun(self) -> None:
         if self._conn.info.transaction_status == pq.TransactionStatus.IDLE:
@@ -315,6 +265,8 @@ class PostgresLane:
         return applied
 
     def _write_in_order(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Applied:
+        if self._tolerant.active:
+            return Applied(self._tolerant.write(batches, self._anomalies, ranks))
         changes = list(self._rows.changes(batches, ranks))
         return Applied(self._rows.check(changes, self._pipeline.run(change.statement for change in changes)))
 
@@ -375,6 +327,7 @@ class PostgresLane:
     def _roll_back(self) -> None:
         self._sets.rolled_back()
         self._schema.rolled_back()
+        self._anomalies = Anomalies()
         if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
             self._conn.execute("ROLLBACK")
 
@@ -396,5 +349,5 @@ def _has_truncate(batch: ChangeBatch) -> bool:
     return any(TRUNCATE in section.ops for section in batch.sections)
 
 
-def _extent(group: UnitGroup) -> str:
+def extent(group: UnitGroup) -> str:
     return f"positions {group.batches[0].positions[0]}..{group.batches[-1].last_position} (seq {group.last_seq})"

@@ -11,6 +11,7 @@ table, so after it the fence refuses every unit until a planner has taken over f
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import psycopg
 
@@ -73,7 +74,12 @@ CREATE TABLE IF NOT EXISTS headrace.refused_change (
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS headrace.incarnation (stream text PRIMARY KEY, epoch bigint NOT NULL);
 """
-_NEWEST_TABLE = "headrace.relation"  # where it is, everything is
+_LATER_DDL = """
+ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS missing_rows bigint NOT NULL DEFAULT 0;
+ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS existing_rows bigint NOT NULL DEFAULT 0;
+CREATE TABLE IF NOT EXISTS headrace.resync (stream text PRIMARY KEY, requested_at timestamptz NOT NULL DEFAULT now());
+"""
+_NEWEST_TABLE = "headrace.resync"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -94,7 +100,7 @@ class PostgresLedger:
             self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
             there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
             if there is None or there[0] is None:
-                self._conn.execute(_DDL + LETTERS_DDL)
+                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL)
             self._conn.execute(
                 "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
                 [self._stream],
@@ -180,6 +186,38 @@ class PostgresLedger:
                 "UPDATE headrace.stream SET stopped = %s WHERE stream = %s AND stopped = ''", [reason, self._stream]
             )
 
+    def request_resync(self, tables: Sequence[tuple[str, str]], changes_offset: int) -> int:
+        """Forget progress and letters; see `connectors.base.Ledger`."""
+        with translated(f"{self._where}: asking for a new snapshot"), self._conn.transaction():
+            self._conn.execute(
+                "UPDATE headrace.stream SET generation = 0, watermark = 0, watermark_time_us = 0, changes_offset = %s,"
+                " stopped = '' WHERE stream = %s",
+                [changes_offset, self._stream],
+            )
+            self._conn.execute("DELETE FROM headrace.applied WHERE stream = %s", [self._stream])
+            letters = self._conn.execute("DELETE FROM headrace.parked WHERE stream = %s", [self._stream]).rowcount
+            # The operator has said so: these tables may be emptied.
+            with self._conn.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    [(self._stream, *name) for name in tables],
+                )
+            self._conn.execute("INSERT INTO headrace.resync VALUES (%s) ON CONFLICT DO NOTHING", [self._stream])
+        return letters
+
+    def resync_requested(self) -> bool:
+        """Whether a new snapshot is wanted."""
+        with translated(f"{self._where}: reading"):
+            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
+            if there is None or there[0] is None:
+                return False
+            return self._conn.execute("SELECT FROM headrace.resync WHERE stream = %s", [self._stream]).rowcount > 0
+
+    def clear_resync(self) -> None:
+        """Note that it has begun."""
+        with translated(f"{self._where}: noting that the snapshot has begun"):
+            self._conn.execute("DELETE FROM headrace.resync WHERE stream = %s", [self._stream])
+
     def clear_stop(self) -> None:
         """Forget why the stream stopped."""
         with translated(f"{self._where}: starting again"):
@@ -228,10 +266,20 @@ class PostgresLedger:
             ).fetchone()
         return (int(row[0]), int(row[1])) if row is not None else (0, 0)
 
+    def anomalies(self) -> tuple[int, int]:
+        """Rows missing, and rows there already, since the stream began."""
+        with translated(f"{self._where}: counting rows"):
+            row = self._conn.execute(
+                "SELECT coalesce(sum(missing_rows), 0)::bigint, coalesce(sum(existing_rows), 0)::bigint"
+                " FROM headrace.lane WHERE stream = %s",
+                [self._stream],
+            ).fetchone()
+        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+
     def parked_count(self) -> int:
         """The number of dead letters; 0 in a ledger that never had any."""
         with translated(f"{self._where}: counting dead letters"):
-            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
+            there = self._conn.execute("SELECT to_regclass(%s)", ["headrace.parked"]).fetchone()
             if there is None or there[0] is None:
                 return 0
             row = self._conn.execute(
@@ -250,7 +298,8 @@ class PostgresLedger:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
             for table in (
-                "applied", "parked", "snapshot_table", "relation", "refused_change", "incarnation", "lane", "stream",
+                "applied", "parked", "resync", "snapshot_table", "relation", "refused_change", "incarnation", "lane",
+                "stream",
             ):  # fmt: skip
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),

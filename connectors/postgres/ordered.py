@@ -7,7 +7,7 @@ right.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -25,13 +25,17 @@ CASCADE, RESTART_IDENTITY = 1, 2  # option bits of pgoutput's Truncate message
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """One statement of a unit; `counted` says that it must touch exactly one row."""
+    """One statement of a unit; `counted` says that it must touch exactly one row.
+
+    `instead` makes the row what the change wants when an UPDATE finds none or an INSERT finds one.
+    """
 
     statement: Statement
     table: str
     op: str
     position: int
     counted: bool
+    instead: Statement | None = None
 
 
 class _RowStatements:
@@ -51,6 +55,7 @@ class _RowStatements:
         self.delete = self._delete()
         self.fixed = mapped.fixed()
         self._move = b""
+        self.unless_there = self._unless_there()
         self._updates: dict[tuple[bytes, bool], tuple[bytes, list[int]]] = {}
 
     def _text(self, composed: sql.Composable) -> bytes:
@@ -73,6 +78,14 @@ class _RowStatements:
                 self._mapped.target, names, values
             )
         )
+
+    def _unless_there(self) -> bytes:
+        """What makes an INSERT do nothing where its key is there: where the source's key is the target's."""
+        names = tuple(self._mapped.relation.columns[n].name for n in self.keys)
+        if not names or set(names) != set(self._mapped.table.primary_key):
+            return b""
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        return self._text(sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(columns))
 
     def _where(self, first: int) -> sql.Composed:
         if self.unique:
@@ -144,9 +157,12 @@ class RowWriter:
         self._catalogue = catalogue
         self._statements: dict[Relation, _RowStatements] = {}
 
-    def changes(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Iterator[RowChange]:
+    def changes(
+        self, batches: Sequence[ChangeBatch], ranks: range | None = None, *, tolerant: bool = False
+    ) -> Iterator[RowChange]:
         """Yield the statements of the batches (of the given ranks) in source order.
 
+        Those of a `tolerant` INSERT do nothing where the key is there; changes have an `instead` if they can.
         Raises RefusedError, SchemaError.
         """
         for batch in batches:
@@ -161,7 +177,8 @@ class RowWriter:
                         yield self._truncate(batch, rank)
                     truncated = rank
                 else:
-                    yield from self._change(cut, row, batch.positions[cut.section.tx[row]])
+                    for change in self._change(cut, row, batch.positions[cut.section.tx[row]]):
+                        yield self._tolerant(change, cut, row) if tolerant else change
 
     def check(self, changes: Sequence[RowChange], counts: Sequence[int]) -> int:
         """Return the rows changed. Raises RefusedError for an UPDATE or DELETE that did not find its row."""
@@ -199,6 +216,21 @@ class RowWriter:
         formats = [statements.formats[n] for n in columns] + statements.key_formats
         statement = Statement(text, values, formats)
         yield RowChange(statement, table, "UPDATE", position, relation.name not in self._cascading)
+
+    def _tolerant(self, change: RowChange, cut: _SectionCut, row: int) -> RowChange:
+        statements = self._for(cut.section.relation)
+        if change.op == "DELETE" or cut.masks.get(row) or not statements.unique:
+            return change
+        fields = row_fields(cut.rows[row], len(statements.everything))
+        if change.op == "UPDATE":
+            return replace(change, instead=Statement(statements.insert, fields, statements.formats))
+        key = key_fields(cut.keys[row], len(statements.keys))
+        text, columns = statements.update(b"", moves=False)
+        update = Statement(
+            text, [fields[n] for n in columns] + key, [statements.formats[n] for n in columns] + statements.key_formats
+        )
+        insert = replace(change.statement, sql=statements.insert + statements.unless_there)
+        return replace(change, statement=insert, instead=update)
 
     def _truncate(self, batch: ChangeBatch, rank: int) -> RowChange:
         tables: list[Relation] = []

@@ -54,6 +54,7 @@ class ReplicationConnection:
     """A walsender connection. Not thread-safe."""
 
     def __init__(self, dsn: str, stream: str) -> None:
+        self._stream = stream
         self._where = f"stream {stream}: source {place(dsn)}"
         options = " ".join(f"-c {name}={value}" for name, value in TEXT_SESSION.items())
         info = make_conninfo(
@@ -112,8 +113,8 @@ class ReplicationConnection:
             )
         if state in ("55000", "58P01") or "can no longer" in message:
             return StreamStoppedError(
-                f"{text}; the slot has lost WAL that was not captured yet. To start anew: `headrace drop`, then empty "
-                "the target tables."
+                f"{text}; the slot has lost WAL that was not captured yet. Take a new snapshot: stop all roles, then "
+                f"`headrace resync --stream {self._stream} --yes`."
             )
         return ConfigError(text) if state[:2] in ("42", "28", "22") else RetriableError(text)
 

@@ -24,6 +24,7 @@ from connectors.postgres.slot import (
     slot_name,
     source_tables,
 )  # fmt: skip
+from connectors.postgres.slot_check import check_slot
 from connectors.postgres.snapshot import snapshot_batches
 from connectors.postgres.types import LocalColumns, local_columns
 from connectors.postgres.watch import TableWatch
@@ -73,6 +74,8 @@ class PostgresSource:
             if anew:
                 with translated(f"stream {self._stream}: dropping an unfinished slot"):
                     claim_snapshot(conn, self._stream)
+            elif tail is not None:
+                check_slot(conn, self._stream, tail)
             self._replication = ReplicationConnection(settings.dsn, self._stream)
             if anew:
                 for batch in self._start_anew(self._replication, tables, local):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.conftest import fresh_database
 from tests.support.rig import Rig
 
 MakeRig = Callable[..., Rig]
+FAULTS = "faults"  # a test's property: a Counter of what was done to its rigs
 
 
 class SharedRig(Protocol):
@@ -23,14 +25,20 @@ class SharedRig(Protocol):
 
 
 @pytest.fixture
-def make_rig(kafka: EmbeddedKafka, source_db: str, target_db: str, tmp_path: Path) -> Iterator[MakeRig]:
+def make_rig(
+    kafka: EmbeddedKafka, source_db: str, target_db: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[MakeRig]:
     """Make a rig between this test's databases; everything it starts ends with the test."""
+    faults: Counter[str] = Counter()
     with ExitStack() as stack:
 
         def make(**settings: dict[str, object]) -> Rig:
-            return stack.enter_context(Rig(tmp_path, kafka.bootstrap_servers, source_db, target_db, **settings))
+            rig = Rig(tmp_path, kafka.bootstrap_servers, source_db, target_db, **settings)
+            stack.callback(lambda: faults.update(rig.faults))
+            return stack.enter_context(rig)
 
         yield make
+    request.node.user_properties.append((FAULTS, faults))
 
 
 @pytest.fixture(scope="module")

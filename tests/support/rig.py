@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,14 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from confluent_kafka.admin import AdminClient
 
 from connectors.base import StreamRow, TableCheck
+from connectors.failpoints import ENV_FAILPOINTS
 from connectors.postgres.admin import PostgresSourceAdmin
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.verify import verify_tables
 from pipeline.errors import HeadraceError
+from topologies.kafka import ENV_INSTANCE, make_admin
 from topologies.settings import Settings, StreamConfig, load_settings
 from topologies.topics import TOPICS
 
@@ -48,6 +50,7 @@ class Role:
     wanted: bool = True
     gave_up: bool = False
     codes: list[int] = field(default_factory=list)
+    failpoints: str = ""  # of its next life
 
     @property
     def alive(self) -> bool:
@@ -58,14 +61,16 @@ class Role:
 class Rig:
     """One stream between two databases, with a topic prefix of its own.
 
-    `source`, `target` and `stream` are further settings of those sections. Roles are named after what they do; a
-    second one of a kind has a suffix: "apply-2".
+    `source`, `target`, `stream`, `kafka` and `options` (of Kafka's clients) are further settings of those sections.
+    Roles are named after what they do; a second one of a kind has a suffix: "apply-2". `faults` counts what was done
+    to them.
     """
 
     def __init__(
-        self, directory: Path, kafka: str, source_dsn: str, target_dsn: str, *,
+        self, directory: Path, servers: str, source_dsn: str, target_dsn: str, *,
         source: Mapping[str, object] | None = None, target: Mapping[str, object] | None = None,
         stream: Mapping[str, object] | None = None,
+        kafka: Mapping[str, object] | None = None, options: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         self.stream = f"t{uuid.uuid4().hex[:10]}"
         self.source_dsn, self.target_dsn = source_dsn, target_dsn
@@ -74,7 +79,8 @@ class Rig:
         self.config_path.write_text(
             _toml(
                 self.stream,
-                kafka,
+                {"bootstrap_servers": servers, "topic_prefix": self.stream, **(kafka or {})},
+                options or {},
                 {"dsn": source_dsn, **(source or {})},
                 {"dsn": target_dsn, **(target or {})},
                 stream or {},
@@ -84,6 +90,7 @@ class Rig:
         self.config: StreamConfig = self.settings.streams[0]
         self.roles: dict[str, Role] = {}
         self.environment: dict[str, dict[str, str]] = {}  # role -> what it has besides this process's
+        self.faults: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._closing = threading.Event()
         # Starts every process: the kernel ties "end with your parent" to the thread that started a child.
@@ -117,6 +124,21 @@ class Rig:
             for role in roles:
                 if role.process is not None:
                     role.process.kill()
+                    self.faults[f"kill -9 {role.name}"] += 1
+
+    def kill_at(self, name: str, failpoint: str, hit: int = 1) -> None:
+        """Start a role anew so that it dies at the failpoint; it is started again without.
+
+        Returns when it has died there.
+        """
+        role = self.roles[name]
+        with self._lock:
+            role.failpoints = f"{failpoint}=kill@{hit}"
+            process, lives = role.process, len(role.codes)
+        if process is not None:
+            process.terminate()
+        self.until(lambda: role.codes[lives:][1:2] == [-signal.SIGKILL], f"{name} dies at {failpoint}")
+        self.faults[f"dies at {failpoint}"] += 1
 
     def stop(self, *names: str) -> list[int]:
         """End roles with SIGTERM, in order and for good; returns their exit codes."""
@@ -135,6 +157,7 @@ class Rig:
 
     def pause(self, name: str) -> None:
         """Freeze a role (SIGSTOP)."""
+        self.faults[f"SIGSTOP {name}"] += 1
         self._signal(name, signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
@@ -180,9 +203,11 @@ class Rig:
                     cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     env={
                         **os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid()),
+                        ENV_INSTANCE: f"{self.stream}-{role.name}", ENV_FAILPOINTS: role.failpoints,
                         **self.environment.get(role.name, {}),
                     },
                 )  # fmt: skip
+            role.failpoints = ""
 
     def close(self) -> None:
         """End all roles and delete the stream's topics."""
@@ -200,7 +225,7 @@ class Rig:
 
     def _delete_topics(self) -> None:
         """Sixty partitions a test would slow the session's broker down; one that is away is left alone."""
-        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers, "log_level": 0})
+        admin = make_admin(self.settings)
         names = [self.settings.topic(topic.kind) for topic in TOPICS]
         for future in admin.delete_topics(names, operation_timeout=0, request_timeout=5).values():
             with contextlib.suppress(Exception):
@@ -313,16 +338,17 @@ class Rig:
 
 
 def _toml(
-    stream: str, kafka: str, source: Mapping[str, object], target: Mapping[str, object], more: Mapping[str, object]
-) -> str:
-    lines = ["[kafka]", f'bootstrap_servers = "{kafka}"', f'topic_prefix = "{stream}"']
+    stream: str, kafka: Mapping[str, object], options: Mapping[str, object], source: Mapping[str, object],
+    target: Mapping[str, object], more: Mapping[str, object],
+) -> str:  # fmt: skip
+    lines = ["[kafka]", *_settings(kafka), "[kafka.options]", *_settings(options)]
     lines += ["[[streams]]", f'name = "{stream}"', *_settings(more), "[streams.source]", *_settings(source)]
     return "\n".join([*lines, "[streams.target]", *_settings(target), ""])
 
 
 def _settings(values: Mapping[str, object]) -> Iterator[str]:
     for name, value in values.items():
-        yield f"{name} = {_toml_value(value)}"
+        yield f'"{name}" = {_toml_value(value)}'
 
 
 def _toml_value(value: object) -> str:

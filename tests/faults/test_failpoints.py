@@ -1,0 +1,52 @@
+"""A process dies at every step between two durable effects, in turn, under a load that shows loss and repetition."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.failpoints import NAMES
+from tests.support.bank import BankLoad, create_bank
+from tests.support.fixtures import MakeRig
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(150)]
+
+BETWEEN = 20  # transfers that reach the target between two deaths
+# In every run, of roles that take seconds to start: the points where most would be lost. The others: `make faults`.
+CHOSEN = {
+    "capture": ["capture.before_send", "capture.after_send", "capture.before_confirm"],
+    "plan": ["plan.between_units", "plan.before_advance"],
+    "apply": ["apply.before_commit", "apply.after_commit"],
+}
+OTHERS = {
+    "plan": ["plan.after_takeover", "plan.before_send", "plan.after_send", "plan.after_advance"],
+    "apply": ["apply.after_progress"],
+}
+
+
+def die_at(make_rig: MakeRig, role: str, points: list[str]) -> None:
+    rig = make_rig()
+    create_bank(rig)
+    rig.start()
+    rig.wait_until_equal()
+    with BankLoad(rig) as load:
+        load.wait_for_transfers(BETWEEN)
+        for number, point in enumerate(points):
+            rig.kill_at(role, point, 1 + number % 3)
+            load.wait_for_transfers(BETWEEN)
+        load.finish()
+
+
+@pytest.mark.parametrize("role", CHOSEN)
+def test_a_role_dies_between_two_durable_effects(make_rig: MakeRig, role: str) -> None:
+    die_at(make_rig, role, CHOSEN[role])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("role", OTHERS)
+def test_a_role_dies_at_the_other_failpoints(make_rig: MakeRig, role: str) -> None:
+    die_at(make_rig, role, OTHERS[role])
+
+
+def test_no_failpoint_is_left_out() -> None:
+    tried = {point for points in (*CHOSEN.values(), *OTHERS.values()) for point in points}
+    assert tried | {"park.after_commit", "park.after_publish"} == NAMES
