@@ -31,12 +31,13 @@ DELAY_S = 0.025
 STEPS = [RATE, 2 * RATE, RATE / 2]
 FAIR = {"HIGH": 0.6, "NORMAL": 0.3, "LOW": 0.1}
 ACK_BYTES = 8  # a frame
+SEGMENT_BYTES = 1448  # as on Ethernet, where overhead is counted
 HEADER_BYTES = 66  # Ethernet, IP and TCP with options, a segment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
-    parser.add_argument("--seconds", type=float, default=2.0, help="a measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="a measurement")
     parser.add_argument("--port", type=int, default=21_400, help="first of 12 ports")
 
 
@@ -57,6 +58,7 @@ def _repetition(bench: Bench, seed: int) -> Iterator[Sample]:
         yield Sample(f"three nodes, batch {size}", seed, bench.three(str(size), compress=False))
     yield Sample("three nodes, model", seed, bench.three("model", compress=False))
     yield Sample("three nodes, model, LZ4", seed, bench.three("model", compress=True))
+    yield Sample("critical past the queues, no bulk", seed, bench.critical(queued=False, rates=[], mix={}))
     for queued in (True, False):
         how = "through the queue" if queued else "past the queues"
         yield Sample(f"critical {how}, full load", seed, bench.critical(queued=queued, rates=[]))
@@ -64,6 +66,7 @@ def _repetition(bench: Bench, seed: int) -> Iterator[Sample]:
     for name in ("100", "step", "model"):
         yield Sample(f"capped link, {name}", seed, bench.capped(name, [RATE]))
         yield Sample(f"changing link, {name}", seed, bench.capped(name, STEPS))
+    yield Sample("capped link, model, LZ4", seed, bench.capped("model", [RATE], compress=True))
     for strict in (True, False):
         yield Sample(f"priorities, {'strict' if strict else 'shares'}", seed, bench.fairness(strict=strict))
 
@@ -89,7 +92,7 @@ class Bench:
         tasks = [
             self._task(
                 number, {"abc"[n]: self._port + n for n in range(3) if n != number}, controller=controller,
-                compress=compress,
+                compress=compress, segment_bytes=SEGMENT_BYTES,
             )
             for number in range(3)
         ]  # fmt: skip
@@ -105,15 +108,17 @@ class Bench:
         receiver = self._task(1, {}, seconds=changes["seconds"])
         return _run([self._task(0, {"b": port}, rates=rates, **changes), receiver], relay)
 
-    def critical(self, *, queued: bool, rates: list[float]) -> dict[str, float]:
-        """Critical messages, 500 a second, under bulk."""
-        _, receiver = self._pair(rates, seconds=self.seconds, critical_every_s=0.002, critical_queued=queued)
+    def critical(self, *, queued: bool, rates: list[float], mix: dict[str, float] = MIX) -> dict[str, float]:
+        """Critical messages, up to 500 a second, under bulk."""
+        _, receiver = self._pair(rates, seconds=self.seconds, critical_every_s=0.002, critical_queued=queued, mix=mix)
         # Through the queue they are normal messages like the bulk.
         return dict(receiver["latency_us"]["NORMAL" if queued else "CRITICAL"])
 
-    def capped(self, controller: str, rates: list[float]) -> dict[str, float]:
+    def capped(self, controller: str, rates: list[float], *, compress: bool = False) -> dict[str, float]:
         """Utilisation of a capped link; `u0`, `u1`, ... are the recorded steps."""
-        sender, _ = self._pair(rates, seconds=3 * self.seconds, controller=controller, mix=CAPPED_MIX)
+        sender, receiver = self._pair(
+            rates, seconds=3 * self.seconds, controller=controller, mix=CAPPED_MIX, compress=compress
+        )
         series = [u for _, u, _ in sender["series"]]
         parts = len(rates)
         # The last two thirds of each part: the link has settled.
@@ -123,7 +128,9 @@ class Bench:
             for u in series[len(series) * (3 * part + 1) // (3 * parts) : len(series) * (part + 1) // parts]
         ]
         return {
-            "utilisation": mean(settled), "batch": mean(sender["sizes"]), **{f"u{n}": u for n, u in enumerate(series)}
+            "utilisation": median(settled), "batch": mean(sender["sizes"]),
+            "payload MB/s": receiver["got_bytes"] / receiver["seconds"] / 1e6,
+            **{f"u{n}": u for n, u in enumerate(series)},
         }  # fmt: skip
 
     def fairness(self, *, strict: bool) -> dict[str, float]:
@@ -226,7 +233,7 @@ def _targets(found: Sequence[Sample]) -> str:
             values(found, "critical past the queues, capped link", "p99"), "< 100", ",.0f",
         ),
         (
-            "critical, p99 µs, full load", values(found, "critical through the queue, full load", "p99"),
+            "critical, p99 µs, full load of both cores", values(found, "critical through the queue, full load", "p99"),
             values(found, "critical past the queues, full load", "p99"), "< 100", ",.0f",
         ),
         (
@@ -236,6 +243,10 @@ def _targets(found: Sequence[Sample]) -> str:
         (
             "utilisation, rate changes", values(found, "changing link, 100", "utilisation"),
             values(found, "changing link, model", "utilisation"), "90 %, held", ".2f",
+        ),
+        (
+            "payload over a link of 20 MB/s, MB/s", values(found, "capped link, 100", "payload MB/s"),
+            values(found, "capped link, model, LZ4", "payload MB/s"), "", ",.1f",
         ),
         ("compression of 8 KiB blocks", [1.0], values(found, "compression, orders", "8192"), "2.5", ".2f"),
         (
@@ -300,5 +311,5 @@ def _step_chart(found: Sequence[Sample]) -> None:
         sample = next((s for s in found if s.case == f"changing link, {name}"), None)
         steps = sum(key[0] == "u" and key[1:].isdigit() for key in sample.metrics) if sample is not None else 0
         series[name] = [sample.metrics[f"u{n}"] for n in range(steps)] if sample is not None else []
-    labels = [f"{n / 10:.0f}" if n % 10 == 0 else "" for n in range(max(map(len, series.values())))]
+    labels = [f"{n / 5:.0f}" if n % 5 == 0 else "" for n in range(max(map(len, series.values())))]
     chart.lines("fusion_step", "Utilisation over seconds, rate 20, 40, 10 MB/s", labels, series)

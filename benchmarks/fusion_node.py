@@ -8,6 +8,7 @@ to the call that hands it to the receiving node.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import socket
@@ -30,14 +31,14 @@ BLOCK_BYTES = 8192
 CONTROL_BYTES = 100
 STAMP = struct.Struct("<QQ")  # sent at, ns; number
 QUEUED_MAX = 600  # messages that a producer keeps waiting in a link: always a backlog, never a long one
-STEP_S = 0.1  # of the recorded series
+STEP_S = 0.2  # of the recorded series
 _TCP_INFO_BYTES = 160
 _SEGMENTS_AT = 136  # tcpi_segs_out, tcpi_segs_in in linux/tcp.h
 CONTROLLERS: dict[str, type[StepSize] | type[ModelSize]] = {"step": StepSize, "model": ModelSize}
 LINGER_US = 1000
-LINGER_FRAMES_MAX = 4000  # unacknowledged; more than a millisecond's worth, so that only the linger batches
+LINGER_FRAMES_MAX = 1000  # unacknowledged; more than a millisecond's worth, so that only the linger batches
 NEVER = 1 << 60
-SEGMENT_BYTES = 1448
+BUFFERS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Task:
     strict: bool  # baseline: strict priority instead of shares
     rates: list[float]  # of the link, in equal parts of the time; empty: not capped
     seed: int
+    segment_bytes: int = 0  # of TCP; 0: loopback's own, 64 KiB
 
 
 def policy(task: Task) -> BatchPolicy:
@@ -93,8 +95,9 @@ class LingerLink(PeerLink):
                 self._sent += 1
                 self._sent_bytes[self._sent] = (frame.frame_bytes, frame.messages, now_us())
                 buffers += frame.buffers
-            if sender is not None and sender.transport is not None and buffers:
-                sender.transport.writelines(buffers)
+            for at in range(0, len(buffers), BUFFERS_MAX):
+                if sender is not None:
+                    sender.write(buffers[at : at + BUFFERS_MAX])
 
 
 def controller(name: str) -> SizeController:
@@ -156,17 +159,16 @@ class Node:
 
     async def produce(self, peer: str, link: PeerLink, end_s: float) -> None:
         """Keep a backlog in the link."""
-        kinds, shares = list(self.task.mix), list(self.task.mix.values())
-        names, weights = list(self.task.priorities), list(self.task.priorities.values())
+        kinds = self.dice.choices(list(self.task.mix), list(self.task.mix.values()), k=1009)
+        names = self.dice.choices(list(self.task.priorities), list(self.task.priorities.values()), k=997)
+        drawn = zip(itertools.cycle(kinds), itertools.cycle([Priority[name] for name in names]), strict=False)
         while time.monotonic() < end_s:
-            for _ in range(64):
-                name = self.dice.choices(names, weights)[0]
-                priority = Priority[name]
-                if link.batcher.depth(priority) >= QUEUED_MAX:
-                    continue
-                link.send(self.message(peer, self.dice.choices(kinds, shares)[0], priority))
-            full = all(link.batcher.depth(Priority[name]) >= QUEUED_MAX // 2 for name in names)
-            await asyncio.sleep(0.0005 if full else 0)
+            queued = 0
+            for kind, priority in itertools.islice(drawn, 64):
+                if link.batcher.depth(priority) < QUEUED_MAX:
+                    link.send(self.message(peer, kind, priority))
+                    queued += 1
+            await asyncio.sleep(0 if queued > 32 else 0.0005)
 
     async def urge(self, peer: str, link: PeerLink, end_s: float) -> None:
         """Critical messages at a fixed pace."""
@@ -184,7 +186,7 @@ class Node:
         while True:
             await asyncio.sleep(STEP_S)
             now_s = time.monotonic()
-            if self.task.rates:
+            if self.task.rates and now_s - began_s <= self.task.seconds:
                 part = min(len(self.task.rates) - 1, int((now_s - began_s) / self.task.seconds * len(self.task.rates)))
                 link.rate_bytes_s = self.task.rates[part]
                 rate = (link.acked_bytes - before) / (now_s - last_s)
@@ -197,7 +199,8 @@ class Node:
         """Listen, connect, send for the time, wait for the rest, and tell."""
         names = frozenset(["a", "b", "c"])
         listening = socket.create_server(("127.0.0.1", self.task.port))
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)  # as on Ethernet, not 64 KiB
+        if self.task.segment_bytes:
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self.task.segment_bytes)
         server = await asyncio.get_running_loop().create_server(
             lambda: Receiver(self.task.name, names, b"", self.arrived, lambda peer, error: print(peer, error)),
             sock=listening,
@@ -212,7 +215,7 @@ class Node:
         end_s = began_s + self.task.seconds
         series: list[list[float]] = []
         recorder = asyncio.create_task(self.record(began_s, series))
-        jobs = [self.produce(peer, link, end_s) for peer, link in self.links.items()]
+        jobs = [self.produce(peer, link, end_s) for peer, link in self.links.items() if self.task.mix]
         if self.task.critical_every_s:
             jobs += [self.urge(peer, link, end_s) for peer, link in self.links.items()]
         await (asyncio.gather(*jobs) if jobs else asyncio.sleep(self.task.seconds))

@@ -56,7 +56,11 @@ async def relay(ports: dict[str, int], bucket: Bucket, delay_s: float) -> None:
         writer.close()
 
     async def accept(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:  # the node is not there yet; whoever connected tries again
+            writer.close()
+            return
         await asyncio.gather(
             forward(reader, there_writer, shaped=True), forward(there_reader, writer, shaped=False),
             return_exceptions=True,

@@ -6,16 +6,12 @@ Through Kafka (`fusion-messages`) while a peer is out of reach.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import ssl
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet
-
-from confluent_kafka import Message as Record
 
 from pipeline.cache.blocks import Block
 from pipeline.cache.protocol import (
@@ -33,15 +29,14 @@ from pipeline.cache.records import block_of, record_of
 from pipeline.directory.block import BlockId
 from pipeline.errors import HeadraceError
 from pipeline.fusion.arrival import Arrivals
-from pipeline.fusion.batcher import Frame
-from pipeline.fusion.frame import FrameError, Header, decode_frame
+from pipeline.fusion.frame import FrameError, Header
 from pipeline.fusion.messages import BackPressureError, Kind, Message, OversizedMessageError, Priority
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, encode_fusion_block
-from topologies.kafka import read_from_end
+from topologies.cache_detour import Detour
 from topologies.peer_link import PeerLink
-from topologies.peer_wire import Receiver, proof
-from topologies.topics import KEYED_PARTITIONS
+from topologies.peer_tls import peer_context
+from topologies.peer_wire import Receiver
 
 if TYPE_CHECKING:
     from topologies.cache_node import CacheNode
@@ -52,7 +47,7 @@ ANSWER_S = 0.4  # how long a master waits for the version that is asked for
 ALIVE_S = 0.5  # between two signs of life
 FETCHES_MAX = 1000
 SHIPPED_MAX = 5000  # blocks that a remaster ships; the others come when they are asked for
-TAIL_S = 0.2
+GONE_S = 3.0  # a peer that is only heard through Kafka is gone after so long without a sign of life
 
 
 class Exchange:
@@ -71,8 +66,8 @@ class Exchange:
         self._server: asyncio.Server | None = None
         self._receivers: WeakSet[Receiver] = WeakSet()
         self._alive_s = 0.0
-        self._stopping = threading.Event()
-        self._tail: threading.Thread | None = None
+        self._heard_s: dict[str, float] = {}  # peer -> when it was heard through Kafka
+        self._detour = Detour(node.settings, node.producer, self._token, self._refused)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -84,35 +79,22 @@ class Exchange:
         names = frozenset(settings.peers)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: self._receive(names), host, int(port),
-            ssl=self._context(ssl.Purpose.CLIENT_AUTH),
+            ssl=peer_context(settings, ssl.Purpose.CLIENT_AUTH),
         )  # fmt: skip
         for peer, address in settings.peers.items():
-            context = self._context(ssl.Purpose.SERVER_AUTH)
-            self.links[peer] = PeerLink(settings.node, peer, address, self._token, context, self._detour)
+            context = peer_context(settings, ssl.Purpose.SERVER_AUTH)
+            self.links[peer] = PeerLink(settings.node, peer, address, self._token, context, self._detour.send)
             self.links[peer].start()
         loop = asyncio.get_running_loop()
-        self._tail = threading.Thread(target=self._follow_detour, args=(loop,), name="fusion-messages", daemon=True)
-        self._tail.start()
+        self._detour.start(loop, self._arrived_around)
 
     def _receive(self, names: frozenset[str]) -> Receiver:
         receiver = Receiver(self._settings.node, names, self._token, self._arrived, self._refused)
         self._receivers.add(receiver)
         return receiver
 
-    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext | None:
-        """TLS with certificates on both sides. Names are not compared: the token says which node it is."""
-        settings = self._settings
-        if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
-            return None
-        context = ssl.create_default_context(purpose, cafile=str(settings.tls_ca))
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
     async def stop(self) -> None:
         """End all connections."""
-        self._stopping.set()
         if self._server is not None:
             self._server.close()
         for receiver in [*self._receivers]:
@@ -121,25 +103,27 @@ class Exchange:
             task.cancel()
         for link in self.links.values():
             await link.stop()
-        if self._tail is not None:
-            await asyncio.to_thread(self._tail.join, 2.0)
+        await asyncio.to_thread(self._detour.stop)
 
     def tick(self) -> None:
         """Membership and signs of life, about ten times a second."""
-        if self._node.members.see({peer for peer, link in self.links.items() if link.connected}):
-            self._remastered()
         now_s = time.monotonic()
+        near = {peer for peer, link in self.links.items() if link.connected}
+        far = {peer for peer, heard_s in self._heard_s.items() if now_s - heard_s < GONE_S}
+        if self._node.members.see(near | far):
+            self._remastered()
         if self.links and now_s - self._alive_s >= ALIVE_S:
             self._alive_s = now_s
             self._tell_positions()
 
     def _tell_positions(self) -> None:
+        """To all peers: one that can't be reached directly hears it through Kafka."""
         members = self._node.members
         for stream, reader in self._node.readers.items():
             cache = reader.follower.cache
             body = encode_position(Position(cache.generation, cache.visible, members.epoch, members.nodes, stream))
             for link in self.links.values():
-                if link.connected:
+                if link.connected or link.away:
                     self._send(link, Message(Kind.POSITION, Priority.HIGH, body))
 
     def _remastered(self) -> None:
@@ -195,7 +179,7 @@ class Exchange:
             return await asyncio.shield(under_way)
         owner = self._node.members.owner(block_id)
         link = self.links.get(owner.node)
-        if link is None or link.away or len(self._fetches) >= FETCHES_MAX:
+        if link is None or len(self._fetches) >= FETCHES_MAX:
             return False
         cache = self._node.readers[block_id.stream].follower.cache
         with self._node.lock:
@@ -241,6 +225,12 @@ class Exchange:
                 self._handle(peer, message)
             except FrameError as error:
                 self._refused(peer, error)
+
+    def _arrived_around(self, peer: str, header: Header, messages: list[Message]) -> None:
+        """A frame that came through Kafka."""
+        self._heard_s[peer] = time.monotonic()
+        self._node.counts["detoured"] += 1
+        self._arrived(peer, "kafka", header, messages)
 
     def _handle(self, peer: str, message: Message) -> None:
         if message.kind is Kind.POSITION:
@@ -298,52 +288,6 @@ class Exchange:
         link = self.links.get(peer)
         if link is not None:
             self._send(link, Message(kind, Priority.NORMAL, encode_answer(request.number, record or b"")))
-
-    # ---- through Kafka ---------------------------------------------------------------------------
-
-    def _detour(self, peer: str, frame: Frame) -> None:
-        """Leave a frame in `fusion-messages`; lost ones are asked for again."""
-        self._node.counts["detours"] += 1
-        data, sender = b"".join(frame.buffers), self._settings.node
-        shown = proof(self._token, data, sender, peer, "kafka")
-        try:
-            self._node.producer.produce(
-                self._node.settings.topic("fusion-messages"), data, key=peer,
-                headers={"from": sender.encode(), "proof": shown.encode()},
-            )  # fmt: skip
-            self._node.producer.poll(0)
-        except BufferError:
-            self._node.counts["unsent"] += 1
-
-    def _follow_detour(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand frames for this node to the loop. They come from whoever may write the topic."""
-        settings = self._node.settings
-        consumer = read_from_end(settings, settings.topic("fusion-messages"), list(range(KEYED_PARTITIONS)))
-        try:
-            while not self._stopping.is_set():
-                for record in consumer.consume(100, timeout=TAIL_S):
-                    if record.error() is None and record.key() == self._settings.node.encode():
-                        loop.call_soon_threadsafe(self._arrived_around, record)
-        finally:
-            consumer.close()
-
-    def _arrived_around(self, record: Record) -> None:
-        headers, value = dict(record.headers() or ()), record.value() or b""
-        peer, shown = _text(headers.get("from")), _text(headers.get("proof"))
-        try:
-            wanted = proof(self._token, value, peer, self._settings.node, "kafka")
-            if peer not in self.links or not hmac.compare_digest(shown.encode(), wanted.encode()):
-                raise FrameError("greeting", f"a record of topic fusion-messages from {peer[:40]!r} without its proof")
-            header, messages = decode_frame(value)
-        except FrameError as error:
-            self._refused(peer, error)
-            return
-        self._arrived(peer, "kafka", header, messages)
-
-
-def _text(value: object) -> str:
-    """A record header as text."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 def _unpack(block: FusionBlock) -> tuple[BlockId, Block]:

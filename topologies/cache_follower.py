@@ -35,6 +35,7 @@ IDLE_VIEW_S = 1.0
 PUBLISH_S = 1.0  # a block that changes all the time is journalled so often
 PUBLISHED_MAX = 2000  # blocks a turn
 REFRESH_RECORDS = WARM_RECORDS_MAX // 2  # blocks are journalled again before the log they need is too long
+UNKNOWN = ""  # the owner while the directory has not been read yet: better a block too many
 BACKOFF_S = (0.2, 0.5, 1.0)
 
 
@@ -144,9 +145,10 @@ class StreamFollower(threading.Thread):
 
         def usable(block: FusionBlock) -> bool:
             block_id = BlockId(block.stream, block.schema, block.table, block.bucket)
+            owner = self._placement.owner(block_id).node
             ours = block.stream == self.stream.name and block.buckets == cache.buckets
             current = block.generation == view.generation and block.version >= floor and view.has(block.version)
-            return ours and current and self.wanted(block_id[1:3]) and self._placement.owner(block_id).node == node
+            return ours and current and self.wanted(block_id[1:3]) and owner in (node, UNKNOWN)
 
         return read_blocks(self.settings, usable, cache.memory_bytes_max)
 
@@ -195,10 +197,12 @@ class StreamFollower(threading.Thread):
             records = []
             for block_id in due:
                 exported = cache.export(block_id)
-                if exported is None or self._placement.owner(block_id).node != node:
+                owner = self._placement.owner(block_id)
+                if exported is None or owner.node != node:
                     self._published.pop(block_id, None)
                     continue
                 block, version = exported
+                block.epoch = owner.epoch
                 self._published[block_id] = self._offset
                 records.append(record_of(block_id, block, self.settings.cache.buckets, cache.generation, version, node))
         for record in records:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from connectors.base import KeyTextError
+from connectors.base import KeyTextError, RefusedError
 from pipeline.errors import HeadraceError
 from pipeline.fusion.statistics import BatchStatistics
 from topologies.cache_node import CacheNode, NotYetError
@@ -65,7 +65,7 @@ def _guard(settings: CacheSettings) -> Middleware:
             return _refusal(404, str(error))
         except NotYetError as error:
             return _refusal(503, str(error), {"Retry-After": "1"})
-        except HeadraceError as error:
+        except (HeadraceError, RefusedError) as error:
             log.warning("%s", error)
             return _refusal(503, str(error), {"Retry-After": "1"})
 

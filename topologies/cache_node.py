@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from confluent_kafka import Producer
 
-from connectors.base import KeyTextError, TargetRows, load_connector
+from connectors.base import KeyTextError, RefusedError, TargetRows, load_connector
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
 from pipeline.errors import ConfigError, RetriableError
@@ -222,11 +222,13 @@ class CacheNode:
         return RowAnswer(visible, shown, "target")
 
     async def _in_pool(self, reader: StreamReader, call: Callable[[], T]) -> T:
-        """Run a call of the target's connection in its thread; a broken connection is opened again once."""
+        """Run a call of the target's connection in its thread; it is opened again once when it is broken, or when the
+        target's columns are others than when it was opened.
+        """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(reader.pool, call)
-        except RetriableError:
+        except (RetriableError, RefusedError):
             await loop.run_in_executor(reader.pool, reader.drop)
             return await loop.run_in_executor(reader.pool, call)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from pipeline.errors import ConfigError, RetriableError
 from pipeline.selection import selected
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, decode_fusion_block
+from topologies.faust_app import make_app, raw_topic
 from topologies.kafka import TIMEOUT_S, make_admin, make_consumer, make_producer
-from topologies.settings import EMBEDDED, Settings
+from topologies.settings import ENV_CONFIG, Settings, load_settings
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)
@@ -43,14 +44,11 @@ class FusionApp:
         self.settings = settings
         self.fatal: Exception | None = None
         self.counts: Counter[str] = Counter()
-        self.app = _make_app(settings)
+        self.app = make_app(settings, "fusion")
         self._producer: Producer = make_producer(settings)
         self._newest: dict[int, dict[bytes, Stamp]] = {}
         self._undelivered = ""
-        topic = self.app.topic(
-            settings.topic("fusion-updates"), key_type=bytes, value_type=bytes, key_serializer="raw",
-            value_serializer="raw",
-        )  # fmt: skip
+        topic = raw_topic(self.app, settings.topic("fusion-updates"))
         self.app.agent(topic, name="keep")(self._keep)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.timer(LOG_S)(self._log)
@@ -156,23 +154,19 @@ def _readable(value: bytes) -> FusionBlock | None:
         return None
 
 
-def _make_app(settings: Settings) -> faust.App:
-    servers = settings.kafka.bootstrap_servers
-    if servers == EMBEDDED:
-        raise ConfigError('kafka.bootstrap_servers is "embedded": start the broker with `headrace run`')
-    return faust.App(
-        settings.group("fusion"),
-        broker=";".join(f"kafka://{server}" for server in servers.split(",")),
-        datadir=Path(tempfile.gettempdir()) / "headrace-faust",  # stays empty: there are no tables
-        autodiscover=False, web_enabled=False, topic_allow_declare=False, topic_disable_leader=True,
-        broker_session_timeout=6.0, broker_heartbeat_interval=1.0, broker_commit_interval=1.0,
-        consumer_auto_offset_reset="earliest", stream_wait_empty=False, worker_redirect_stdouts=False,
-    )  # fmt: skip
-
-
 def create(settings: Settings) -> FusionApp:
     """Make the application, its topics first. Raises ConfigError, RetriableError."""
     if not settings.cached_streams():
         raise ConfigError("no stream has cached tables: name some in `cache` of a stream")
     ensure_topics(make_admin(settings), settings)
     return FusionApp(settings)
+
+
+def __getattr__(name: str) -> faust.App:
+    """`app`, for `faust -A topologies.fusion worker`: made on first use, so that importing has no effect."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    path = os.environ.get(ENV_CONFIG)
+    if path is None:
+        raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
+    return create(load_settings(Path(path))).app

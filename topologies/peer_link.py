@@ -110,8 +110,8 @@ class PeerLink:
 
     def _write(self, channel: str, frame: Frame | None) -> None:
         sender = self._senders.get(channel)
-        if frame is not None and sender is not None and sender.transport is not None:
-            sender.transport.writelines(frame.buffers)
+        if frame is not None and sender is not None:
+            sender.write(frame.buffers)
 
     # ---- bulk ------------------------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ import hmac
 import json
 import logging
 import os
+import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.fusion.frame import HEADER_BYTES, FrameError, Header, decode_header, decode_rest
-from pipeline.fusion.messages import Message
+from pipeline.fusion.messages import Buffer, Message
 
 log = logging.getLogger(__name__)
 NONCE_BYTES = 32
@@ -26,8 +27,18 @@ GREETING_S = 5.0
 CHANNELS = ("bulk", "express")
 _SIZE = struct.Struct("<H")
 _ACK = struct.Struct("<Q")
+_BUFFERS_MAX = 1024  # IOV_MAX of Linux
 OnFrame = Callable[[str, str, Header, list[Message]], None]
 OnRefused = Callable[[str, FrameError], None]
+
+
+def unsent(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:
+    """What is left of the buffers after `sent` bytes."""
+    for number, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
+        sent -= len(buffer)
+    return []
 
 
 def proof(token: bytes, nonce: bytes, node: str, to: str, channel: str) -> str:
@@ -149,6 +160,7 @@ class Sender(asyncio.Protocol):
         self.ready = asyncio.get_running_loop().create_future()
         self.closed = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
+        self._direct: socket.socket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the nonce."""
@@ -179,10 +191,30 @@ class Sender(asyncio.Protocol):
         }).encode()  # fmt: skip
         if self.transport is not None:
             self.transport.write(_SIZE.pack(len(greeting)) + greeting)
+            if self.transport.get_extra_info("sslcontext") is None:
+                self._direct = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Send the buffers in order. Without TLS the kernel gathers them; a transport would join them first."""
+        if self.transport is None:
+            return
+        rest: Sequence[Buffer] = buffers
+        if self._direct is not None and not self.transport.get_write_buffer_size() and len(buffers) <= _BUFFERS_MAX:
+            try:
+                rest = unsent(buffers, self._direct.sendmsg(buffers))
+            except BlockingIOError:
+                rest = buffers
+            except OSError as error:
+                log.debug("connection to %s: %s", self._to, error)  # the transport tells of it next
+        if rest:
+            self.transport.writelines(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The owner connects again."""
         self.transport = None
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         for future in (self.ready, self.closed):
             if not future.done():
                 future.set_result(exc)

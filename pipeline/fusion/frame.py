@@ -25,8 +25,8 @@ ENTRY_BYTES = _ENTRY.size
 _LZ4 = 1
 # A body may be one block larger than the frame limit of the batcher; nothing beyond is read or allocated.
 RAW_BYTES_MAX = 4 * FRAME_BYTES_MAX
-_KINDS = frozenset(Kind)
-_PRIORITIES = frozenset(Priority)
+_KINDS = {int(kind): kind for kind in Kind}  # a look-up takes a fifth of the time of Kind(number)
+_PRIORITIES = {int(priority): priority for priority in Priority}
 
 
 class FrameError(ValueError):
@@ -87,7 +87,7 @@ def decode_header(data: Buffer) -> Header:
     compressed = bool(flags & _LZ4)
     if (not compressed and raw != body) or (compressed and body >= raw):
         raise FrameError("malformed", f"{body} bytes on the wire for {raw}")
-    return Header(compressed, Priority(priority), count, session, number, raw, body)
+    return Header(compressed, _PRIORITIES[priority], count, session, number, raw, body)
 
 
 def decode_rest(header: Header, rest: Buffer) -> list[Message]:
@@ -110,11 +110,14 @@ def decode_rest(header: Header, rest: Buffer) -> list[Message]:
 
 def _cut(entries: list[tuple[int, ...]], body: memoryview) -> list[Message]:
     messages, at = [], 0
-    for kind, priority, reserved, size in entries:
-        if kind not in _KINDS or priority not in _PRIORITIES or reserved:
-            raise FrameError("unknown_kind", f"a message of kind {kind}, priority {priority}")
-        messages.append(Message(Kind(kind), Priority(priority), body[at : at + size]))
-        at += size
+    try:
+        for kind, priority, reserved, size in entries:
+            if reserved:
+                raise FrameError("unknown_kind", f"{reserved} in a reserved field")
+            messages.append(Message(_KINDS[kind], _PRIORITIES[priority], body[at : at + size]))
+            at += size
+    except KeyError as error:
+        raise FrameError("unknown_kind", f"a message of an unknown kind or priority: {error}") from error
     return messages
 
 

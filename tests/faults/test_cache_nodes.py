@@ -109,3 +109,21 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     assert sum(status["counts"].get("blocks_taken", 0) for status in counts.values()) > 20, counts
     assert counts["b"]["streams"][rig.stream]["warmed_blocks"] > 0, counts["b"]
     assert not any(status["refused"].get("damaged_block") for status in counts.values()), counts
+
+
+def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_rig: MakeRig) -> None:
+    rig = make_rig(stream={"cache": ["public.item"]})
+    nodes = Nodes(rig, ["a", "b"], apart=True, buckets=16)
+    rig.both(TABLE)
+    rig.start(*ROLES, "cache-a", "cache-b")
+    nodes.wait_until_there("a", "b")
+    rig.source("INSERT INTO item SELECT n, n, 'x' FROM generate_series(1, 100) n")
+    at = nodes.mark()
+    with nodes.client("a") as client:
+        for key in range(1, 101):
+            values = client.row(rig.stream, "item", key, min_position=at).values
+            assert values is not None
+            assert values["n"] == key
+        status = client.status()
+    assert status["counts"].get("blocks_taken"), status
+    assert status["counts"].get("detoured"), status

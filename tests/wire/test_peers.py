@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,9 @@ from pipeline.fusion.batcher import Frame
 from pipeline.fusion.frame import FrameError, Header, encode_frame
 from pipeline.fusion.messages import Kind, Message, Priority
 from topologies.peer_link import PeerLink
+from topologies.peer_tls import peer_context
 from topologies.peer_wire import NONCE_BYTES, Receiver, proof
+from topologies.settings import CacheSettings
 
 TOKEN = b"secret"
 WAIT_S = 20.0
@@ -47,9 +53,9 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Listener]:
+async def listening(context: ssl.SSLContext | None = None) -> AsyncIterator[Listener]:
     listener = Listener()
-    server = await asyncio.get_running_loop().create_server(listener.receiver, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(listener.receiver, "127.0.0.1", 0, ssl=context)
     listener.port = server.sockets[0].getsockname()[1]
     try:
         yield listener
@@ -70,9 +76,12 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), WAIT_S + 5))
 
 
-def link_to(port: int, token: bytes = TOKEN, node: str = "a", detours: list[Frame] | None = None) -> PeerLink:
+def link_to(
+    port: int, token: bytes = TOKEN, node: str = "a", detours: list[Frame] | None = None,
+    context: ssl.SSLContext | None = None,
+) -> PeerLink:  # fmt: skip
     kept = detours if detours is not None else []
-    return PeerLink(node, "b", f"127.0.0.1:{port}", token, None, lambda _, frame: kept.append(frame))
+    return PeerLink(node, "b", f"127.0.0.1:{port}", token, context, lambda _, frame: kept.append(frame))
 
 
 def test_everything_arrives_once_and_in_order() -> None:
@@ -197,5 +206,50 @@ def test_a_bad_greeting_is_cut_off(sent: bytes) -> None:
                 await reader.readexactly(1)
             assert listener.arrivals.refused["greeting"] == 1
             writer.close()
+
+    run(body)
+
+
+def certificates(directory: Path, name: str) -> CacheSettings:
+    """An authority of its own and a certificate that it has signed."""
+    made = {kind: directory / f"{name}-{kind}.pem" for kind in ("ca", "ca-key", "cert", "key")}
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    signed = ["-CA", str(made["ca"]), "-CAkey", str(made["ca-key"])]
+    for subject, key, cert, more in (("ca", "ca-key", "ca", []), ("node", "key", "cert", signed)):
+        command = [*new, "-subj", f"/CN={subject}", "-keyout", str(made[key]), "-out", str(made[cert]), *more]
+        subprocess.run(command, check=True, capture_output=True)
+    return CacheSettings(tls_cert=made["cert"], tls_key=made["key"], tls_ca=made["ca"])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_with_certificates_only_nodes_of_the_same_authority_are_heard(tmp_path: Path) -> None:
+    ours, theirs = certificates(tmp_path, "ours"), certificates(tmp_path, "theirs")
+
+    async def body() -> None:
+        async with listening(peer_context(ours, ssl.Purpose.CLIENT_AUTH)) as listener:
+            good = link_to(listener.port, context=peer_context(ours, ssl.Purpose.SERVER_AUTH))
+            bad = link_to(listener.port, context=peer_context(theirs, ssl.Purpose.SERVER_AUTH))
+            plain = link_to(listener.port)
+            for link in (good, bad, plain):
+                link.start()
+            await until(lambda: good.connected)
+            good.send(Message(Kind.BLOCK, Priority.NORMAL, b"secret" * 100_000))
+            await until(lambda: listener.got)
+            assert listener.got[0][2] == b"secret" * 100_000
+            assert not bad.connected
+            assert not plain.connected
+            for link in (good, bad, plain):
+                await link.stop()
 
     run(body)
