@@ -180,6 +180,12 @@ def _value(kind: str, field: Field) -> Value:
     return field.decode()
 
 
+_WHY = (
+    "Every transaction is in both of Headrace's topics, once as captured and once as planned; each copy is as small as "
+    "one of the rivals' compressed rows, although it carries what a whole transaction needs."
+)
+
+
 # -- the section of RESULTS.md ---------------------------------------------------------------------
 
 
@@ -195,6 +201,7 @@ def section(runs: Sequence[Run]) -> str:
         sizes = values(found, case, "bytes a row")
         mid = median(sizes)
         lines.append(f"| {case} | {spread(sizes, '.1f')} | {mid / json_size:.0%} | {mid / avro_size:.0%} |")
+    lines += ["", _WHY]
     return "\n".join(lines)
 
 
