@@ -31,7 +31,7 @@ synchronous_commit = "{sync}"
 session_replication_role = "{role}"
 merge_transactions_max = {merge}
 """
-MERGE, WINDOW = 4000, 1000  # the configuration's defaults
+MERGE, WINDOW = 4000, 4000  # the configuration's defaults
 ASSIGNED_S = 6.0  # until the consumer groups of a new pipeline have settled
 
 

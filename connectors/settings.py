@@ -19,7 +19,7 @@ class SourceSettings:
     exclude: tuple[str, ...] = ()
     snapshot: str = "initial"
     linger_ms: float = 5.0
-    batch_transactions_max: int = 1000
+    batch_transactions_max: int = 4000
     batch_bytes_max: int = 1024 * 1024
     linger: AdaptiveLinger | None = None
     mapping: TableMapping = field(default_factory=TableMapping)

@@ -81,7 +81,7 @@ class SourceConfig(Section):
         le=1000,
         description="how long a change batch may wait for more transactions; default: 1 to 20, by their rate",
     )
-    batch_transactions_max: int = Field(1000, ge=1, le=10_000, description="transactions in one change batch")
+    batch_transactions_max: int = Field(4000, ge=1, le=10_000, description="transactions in one change batch")
     batch_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024, description="row bytes in one change batch")
     ahead_mb_max: int = Field(
         default=65_536,
