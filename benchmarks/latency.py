@@ -174,6 +174,12 @@ def section(runs: Sequence[Run]) -> str:
                 f"| {mid['p99.9']:.2f} | {mid['mean']:.2f} | {mid['variance']:.2f} "
                 f"| {spread(values(found, case, 'schedule p99 ms'), '.2f')} |"
             )
+    lines += ["", "Cores that each process kept busy, median:", ""]
+    for rate in _rates(found):
+        case = f"Headrace, {rate} TPS"
+        metrics = dict.fromkeys(name for sample in found if sample.case == case for name in sample.metrics)
+        cores = {name.removeprefix("cores "): median(values(found, case, name)) for name in metrics if "cores" in name}
+        lines.append(f"- Headrace at {rate} TPS: {', '.join(f'{who} {share:.2f}' for who, share in cores.items())}")
     return "\n".join(lines)
 
 
