@@ -27,7 +27,7 @@ class Results:
         if report.when == "call" or report.outcome != "passed":
             self.outcomes.setdefault(name, Counter())[report.outcome] += 1
         for key, value in report.user_properties if report.when == "teardown" else ():
-            if key == FAULTS and isinstance(value, Counter):
+            if key == FAULTS and isinstance(value, dict):
                 self.faults.setdefault(name, Counter()).update(value)
 
     def table(self) -> str:

@@ -38,7 +38,7 @@ def make_rig(
             return stack.enter_context(rig)
 
         yield make
-    request.node.user_properties.append((FAULTS, faults))
+    request.node.user_properties.append((FAULTS, dict(faults)))  # a worker can send a plain dict alone
 
 
 @pytest.fixture(scope="module")
