@@ -31,7 +31,8 @@ def reports(rig: Rig) -> dict[str, RoleReport]:
 
 def test_urgent_tables_overtake_a_bulk_load(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_STREAMS__0__TARGET__PRIORITIES__CRITICAL", "public.urgent")
-    rig = make_rig(target={"lanes": 3, "merge_transactions_max": 100})
+    # Windows far smaller than the load: what is in one window begins at once.
+    rig = make_rig(source={"batch_transactions_max": 500}, target={"lanes": 3, "merge_transactions_max": 100})
     rig.both("CREATE TABLE bulk (id int PRIMARY KEY)", "CREATE TABLE urgent (id int PRIMARY KEY, behind int)")
     with psycopg.connect(rig.target_dsn, autocommit=True) as conn:
         for statement in SLOW:

@@ -128,20 +128,22 @@ def test_a_takeover_waits_for_a_unit_in_flight(
     with psycopg.connect(settings.dsn) as blocker:
         blocker.execute("INSERT INTO t VALUES (5)")  # the unit's INSERT of the same key waits for this one's end
         unit = group(batch(1, 5, position=10), epoch=epoch, seq=1)
-        results: list[object] = []
-        applying = threading.Thread(target=_collect, args=(results, lambda: lane.apply(unit)))
+        applied: list[object] = []
+        taken: list[object] = []
+        applying = threading.Thread(target=_collect, args=(applied, lambda: lane.apply(unit)))
         applying.start()
-        taking = threading.Thread(target=_collect, args=(results, ledger.takeover))
+        taking = threading.Thread(target=_collect, args=(taken, ledger.takeover))
         with psycopg.connect(settings.dsn, autocommit=True) as conn:
             _until(conn, "headrace fenced lane 0")
             taking.start()
             _until(conn, "headrace fenced ledger")
-        assert not results
+        assert not applied
+        assert not taken
         blocker.rollback()
     applying.join()
     taking.join()
-    applied, restart = results
-    assert applied == Applied(rows=2)
+    assert applied == [Applied(rows=2)]
+    (restart,) = taken
     assert restart.applied == {1: frozenset({10})}  # type: ignore[attr-defined]
     assert ids(settings) == [1, 5]
 
