@@ -25,7 +25,7 @@ def read_blocks(settings: Settings, wanted: Callable[[FusionBlock], bool], bytes
     """The newest record of each block that is wanted, as far as `bytes_max` of images go."""
     newest: dict[bytes, FusionBlock] = {}
     size = 0
-    for key, value in _records(settings):
+    for key, value in journal_records(settings):
         old = newest.get(key)
         if value is None:
             size -= len(newest.pop(key).image) if old is not None else 0
@@ -44,7 +44,7 @@ def read_blocks(settings: Settings, wanted: Callable[[FusionBlock], bool], bytes
     return list(newest.values())
 
 
-def _records(settings: Settings) -> Iterator[tuple[bytes, bytes | None]]:
+def journal_records(settings: Settings) -> Iterator[tuple[bytes, bytes | None]]:
     """Keys and values of the whole topic, up to its present end."""
     consumer = make_consumer(settings, settings.group("cache-warm"))
     topic = settings.topic("fusion-blocks")

@@ -85,15 +85,15 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     nodes.wait_until_there("a", "b")
     load = Load(rig, nodes, ("a", "b", "c"))
     load.start()
-    load.wait_for(300, "a", "b")
+    load.wait_for(150, "a", "b")
     rig.start("cache-c")  # joins
     nodes.wait_until_there("a", "b", "c")
-    load.wait_for(200, "a", "b", "c")
+    load.wait_for(80, "a", "b", "c")
     rig.kill("cache-b", again=False)
-    load.wait_for(200, "a", "c")
+    load.wait_for(80, "a", "c")
     rig.start("cache-b")  # joins again, warmed from the journal
     nodes.wait_until_there("a", "b", "c")
-    load.wait_for(200, "a", "b", "c")
+    load.wait_for(80, "a", "b", "c")
     load.stop()
     assert not load.stale, load.stale[:5]
     at = nodes.mark()

@@ -1,0 +1,144 @@
+"""The journal of blocks on a real broker: what is kept, what is dropped, and what compaction leaves of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+from pipeline.directory.block import BlockId
+from schemas.change_batch import Column
+from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
+from tests.conftest import fresh_database
+from tests.support.rig import Rig
+from topologies.cache_journal import journal_records, read_blocks
+from topologies.kafka import make_admin
+from topologies.topics import ensure_topics
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+COLUMNS = (Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True))
+VERSIONS = 60
+# Segments roll at once and are cleaned whenever they can be.
+TINY = {
+    "segment.ms": "100",
+    "min.cleanable.dirty.ratio": "0.01",
+    "min.compaction.lag.ms": "0",
+    "delete.retention.ms": "100",
+}
+
+
+@pytest.fixture(scope="module")
+def rig(
+    kafka: EmbeddedKafka, source_pg: EmbeddedPostgres, target_pg: EmbeddedPostgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Rig]:  # fmt: skip
+    """A stream whose `fusion` role alone runs, with tiny segments in the journal."""
+    directory = tmp_path_factory.mktemp("rig")
+    with (
+        fresh_database(source_pg) as source,
+        fresh_database(target_pg) as target,
+        Rig(directory, kafka.bootstrap_servers, source, target, stream={"cache": ["public.*"]}) as rig,
+    ):
+        admin = make_admin(rig.settings)
+        ensure_topics(admin, rig.settings)
+        entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in TINY.items()]
+        topic = ConfigResource(ResourceType.TOPIC, rig.settings.topic("fusion-blocks"), incremental_configs=entries)
+        for done in admin.incremental_alter_configs([topic]).values():
+            done.result()
+        rig.start("fusion")
+        yield rig
+
+
+def block(rig: Rig, bucket: int, version: int, **changes: object) -> FusionBlock:
+    image = encode_image([(bucket.to_bytes(8, "big"), b"row %d of version %d" % (bucket, version) * 50)])
+    usual = FusionBlock(
+        rig.stream, "public", "t", bucket, 16, 7, version, 1, "a", complete=True, columns=COLUMNS, rows=1, image=image
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def name(found: FusionBlock) -> str:
+    return str(BlockId(found.stream, found.schema, found.table, found.bucket))
+
+
+def write(rig: Rig, kind: str, records: list[tuple[str, bytes | None]]) -> None:
+    producer = Producer({"bootstrap.servers": rig.settings.kafka.bootstrap_servers})
+    for key, value in records:
+        producer.produce(rig.settings.topic(kind), value, key=key)
+    assert producer.flush(20) == 0
+
+
+def journal(rig: Rig) -> list[tuple[bytes, bytes | None]]:
+    """All records of the journal that are still there."""
+    return list(journal_records(rig.settings))
+
+
+def newest(rig: Rig) -> dict[bytes, FusionBlock]:
+    """What a reader of the whole journal ends with."""
+    state = dict(journal(rig))
+    return {key: decode_fusion_block(value) for key, value in state.items() if value is not None}
+
+
+def test_the_newest_version_is_kept_and_compaction_changes_nothing(rig: Rig) -> None:
+    dice = random.Random(4)
+    records = [block(rig, bucket, 100 + n) for bucket in range(6) for n in range(VERSIONS)]
+    dice.shuffle(records)
+    # A master of the next epoch goes on from less; an older epoch and an older generation write later than it.
+    last = [block(rig, 0, 90, epoch=2, node="b"), block(rig, 0, 999), block(rig, 1, 5000, generation=6)]
+    write(rig, "fusion-updates", [(name(each), encode_fusion_block(each)) for each in [*records, *last]])
+    write(rig, "fusion-updates", [
+        (name(block(rig, 15, 1)), b"no record"), ("a/b/c/1", encode_fusion_block(block(rig, 2, 9000))),
+        (name(block(rig, 14, 1, schema="other")), encode_fusion_block(block(rig, 14, 1, schema="other"))),
+    ])  # fmt: skip
+    markers = [block(rig, 13, 1, table=f"m{n}") for n in range(32)]  # behind everything, in every partition
+    marked: list[tuple[str, bytes | None]] = [(name(each), encode_fusion_block(each)) for each in markers]
+    write(rig, "fusion-updates", marked)
+    rig.until(lambda: sum(b"/public/m" in key for key in newest(rig)) == 32, "the markers are journalled")
+    wanted = {f"{rig.stream}/public/t/{b}".encode(): block(rig, b, 99 + VERSIONS) for b in range(1, 6)}
+    wanted[f"{rig.stream}/public/t/0".encode()] = last[0]
+
+    def blocks() -> dict[bytes, FusionBlock]:
+        return {key: found for key, found in newest(rig).items() if b"/public/t/" in key}
+
+    assert blocks() == wanted
+    assert versions(rig) > 2 * len(wanted)
+
+    def compacted() -> bool:
+        write(rig, "fusion-updates", marked)  # an active segment is never cleaned: this begins new ones
+        return versions(rig) == len(wanted)
+
+    rig.until(compacted, "the journal is compacted")
+    assert blocks() == wanted
+    warmed = read_blocks(rig.settings, lambda found: found.table == "t" and found.bucket < 6, 1 << 30)
+    assert {name(found).encode(): found for found in warmed} == wanted
+
+
+def test_blocks_of_tables_that_are_cached_no_more_become_tombstones(rig: Rig) -> None:
+    kept, gone = block(rig, 9, 5), block(rig, 9, 5, schema="dropped")
+    write(rig, "fusion-updates", [(name(kept), encode_fusion_block(kept))])
+    rig.until(lambda: name(kept).encode() in newest(rig), "a block is journalled")
+    write(rig, "fusion-blocks", [(name(gone), encode_fusion_block(gone)), (name(kept) + "0", b"no record")])
+    assert name(gone).encode() in newest_keys(rig)
+    rig.stop("fusion")
+    rig.start("fusion")
+    for n in range(32):
+        each = block(rig, 9, 6, table=f"n{n}")
+        write(rig, "fusion-updates", [(name(each), encode_fusion_block(each))])
+    rig.until(lambda: not {name(gone).encode(), (name(kept) + "0").encode()} & newest_keys(rig), "they are gone")
+    assert name(kept).encode() in newest_keys(rig)
+
+
+def newest_keys(rig: Rig) -> set[bytes]:
+    """The keys that have a value at the end of the journal."""
+    return {key for key, value in dict(journal(rig)).items() if value is not None}
+
+
+def versions(rig: Rig) -> int:
+    """How many records of the test's blocks the journal has, old ones too."""
+    return sum(b"/public/t/" in key for key, _ in journal(rig))
