@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
 
 import psycopg
 import pytest
@@ -76,6 +77,12 @@ class Load:
         self._rig.until(lambda: all(self.read[n] >= before[n] + more for n in names), f"{names} answer {more} reads")
 
 
+def exchanged(status: dict[str, Any]) -> int:
+    """Blocks that a node was sent by others; on a busy machine many come too late to be of use."""
+    counts = status["counts"]
+    return sum(int(counts.get(name, 0)) for name in ("blocks_taken", "blocks_late"))
+
+
 def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     rig = make_rig(stream={"cache": ["public.item"]})
     nodes = Nodes(rig, ["a", "b", "c"], buckets=64)
@@ -106,7 +113,7 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
                 assert values is not None
                 assert values["n"] == there[key], (name, key)
     counts = {name: nodes.status(name) for name in ("a", "b", "c")}
-    assert sum(status["counts"].get("blocks_taken", 0) for status in counts.values()) > 20, counts
+    assert sum(map(exchanged, counts.values())) > 20, counts
     assert counts["b"]["streams"][rig.stream]["warmed_blocks"] > 0, counts["b"]
     assert not any(status["refused"].get("damaged_block") for status in counts.values()), counts
 
@@ -125,5 +132,5 @@ def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_r
             assert values is not None
             assert values["n"] == key
         status = client.status()
-    assert status["counts"].get("blocks_taken"), status
+    assert exchanged(status), status
     assert status["counts"].get("detoured"), status
