@@ -37,6 +37,8 @@ PUBLISHED_MAX = 2000  # blocks a turn
 REFRESH_RECORDS = WARM_RECORDS_MAX // 2  # blocks are journalled again before the log they need is too long
 UNKNOWN = ""  # the owner while the directory has not been read yet: better a block too many
 BACKOFF_S = (0.2, 0.5, 1.0)
+# Off: a node that began with the journal's blocks was seen to miss a change made while it was away.
+WARM = False
 
 
 class StreamFollower(threading.Thread):
@@ -75,14 +77,14 @@ class StreamFollower(threading.Thread):
 
     def run(self) -> None:
         """Follow until stopped, beginning again after errors."""
-        attempt, warm = 0, True
+        attempt, warm = 0, WARM
         while not self._stopping.is_set():
             started_s = time.monotonic()
             try:
                 self._follow(warm=warm)
             except (HeadraceError, RefusedError, SchemaError, KafkaException) as error:
                 # A gap: the journal was older than the log, or the log was cut. The watermark is a clean start.
-                warm = not isinstance(error, StreamGapError | SchemaError | TargetWentBackError)
+                warm = WARM and not isinstance(error, StreamGapError | SchemaError | TargetWentBackError)
                 attempt = 0 if time.monotonic() - started_s > 60 else attempt + 1
                 pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1]
                 log.warning("stream %s: %s; the cache begins again in %.1f s", self.stream.name, error, pause_s)

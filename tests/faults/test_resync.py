@@ -44,6 +44,7 @@ def changes_have_expired(rig: Rig) -> None:
     commit_each(rig, "INSERT INTO t VALUES (200)")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("accident", "role", "message"),
     [
