@@ -30,11 +30,10 @@ def reports(rig: Rig) -> dict[str, RoleReport]:
 
 
 @pytest.mark.xfail(
-    strict=False, reason="came behind the whole load since batches hold 4,000 transactions; not understood yet"
+    strict=False, reason="all went through lane 0, behind the whole load: a first change of a table is a barrier"
 )
 def test_urgent_tables_overtake_a_bulk_load(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_STREAMS__0__TARGET__PRIORITIES__CRITICAL", "public.urgent")
-    # Windows far smaller than the load: what is in one window begins at once.
     rig = make_rig(source={"batch_transactions_max": 500}, target={"lanes": 3, "merge_transactions_max": 100})
     rig.both("CREATE TABLE bulk (id int PRIMARY KEY)", "CREATE TABLE urgent (id int PRIMARY KEY, behind int)")
     with psycopg.connect(rig.target_dsn, autocommit=True) as conn:
