@@ -68,6 +68,7 @@ class ReplicationConnection:
             permanent = ("password", "does not exist", "permission denied", "pg_hba", "must be")
             kind = ConfigError if any(word in message for word in permanent) else RetriableError
             raise kind(f"{self._where}: no replication connection: {message.splitlines()[-1]}")
+        self._streaming = False
         self._status_sent_s = 0.0
         self._heard_s = time.monotonic()
         self.confirmed = 0
@@ -93,6 +94,7 @@ class ReplicationConnection:
             f"publication_names '{names}', binary '{flag}', messages 'true')",
             pq.ExecStatus.COPY_BOTH,
         )
+        self._streaming = True
         self.confirmed = from_lsn
         self._heard_s = time.monotonic()
 
@@ -175,9 +177,12 @@ class ReplicationConnection:
         self._status_sent_s = time.monotonic()
 
     def send_status_if_due(self) -> None:
-        """Report the confirmed position once a second. Raises RetriableError when the server has fallen silent."""
+        """Report the confirmed position once a second. Raises RetriableError when the server has fallen silent.
+
+        Before the stream is started (during a snapshot) there is nothing to say, and no one who waits for it.
+        """
         now_s = time.monotonic()
-        if now_s - self._status_sent_s < STATUS_INTERVAL_S:
+        if not self._streaming or now_s - self._status_sent_s < STATUS_INTERVAL_S:
             return
         if now_s - self._heard_s > SILENCE_MAX_S:
             raise RetriableError(f"{self._where}: no answer for {SILENCE_MAX_S:.0f} s; is the server frozen?")

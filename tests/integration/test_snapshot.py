@@ -5,6 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from connectors.base import SourceSettings
+from connectors.postgres.source import PostgresSource
 from tests.support.bank import BankLoad, create_bank
 from tests.support.fixtures import MakeRig
 from tests.support.rig import EX_OPERATOR, Rig
@@ -63,6 +65,26 @@ def test_a_snapshot_cut_short_begins_anew(make_rig: MakeRig) -> None:
     assert first is not None
     assert second is not None
     assert second.generation > first.generation > 0
+
+
+def test_a_pause_in_a_snapshot_keeps_the_connection(source_db: str) -> None:
+    """Back-pressure pauses capture anywhere; the connection that has no stream yet is left alone."""
+    with psycopg.connect(source_db) as conn:
+        conn.execute("CREATE TABLE a AS SELECT n AS id FROM generate_series(1, 50) n")
+    source = PostgresSource("paused", SourceSettings(source_db, ("public.*",), (), batch_bytes_max=64))
+    try:
+        parts = []
+        for batch in source.batches(None):
+            if batch is None:
+                break  # it streams
+            parts.append(batch.kind)
+            source.keepalive()
+        assert parts == ["snapshot"] * (len(parts) - 1) + ["live"]
+        assert len(parts) > 2
+    finally:
+        source.close()
+        with psycopg.connect(source_db, autocommit=True) as conn:
+            conn.execute("SELECT pg_drop_replication_slot('headrace_paused')")
 
 
 def test_rows_of_others_on_the_target_stop_the_snapshot(make_rig: MakeRig) -> None:
