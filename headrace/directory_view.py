@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from pipeline.directory.block import BlockId, Owner, partition_of
 from pipeline.directory.directory import Directory
@@ -23,7 +23,9 @@ from topologies.topics import KEYED_PARTITIONS
 
 TIMEOUT_S = 15.0
 WINDOW_S = 60  # of reports that count as "now"
-MOVE_S = 20.0  # a decider that has just been started needs some of it
+MOVE_S = 40.0  # a decider that has just been started needs some of it
+ASK_S = 5.0
+BY_HAND = "by hand"
 POLL_S = 0.5
 
 
@@ -132,23 +134,43 @@ def _read(consumer: Consumer, starts: list[TopicPartition]) -> list[GrdAccesses]
 def move_block(settings: Settings, text: str, node: str) -> GrdAffinity:
     """Ask for a move and wait until it is decided; an empty `node` gives the block back to the hash.
 
-    Raises ConfigError for a block or node that is not known, RetriableError when nobody decides.
+    Asks again while nothing is decided: a decider that has just begun has not heard it, and one that has moved the
+    block meanwhile refuses what was asked in ignorance of that. Raises ConfigError for a block or node that is not
+    known, RetriableError when nobody decides.
     """
-    picture = read_picture(settings)
-    before = picture.use(text)
-    nodes = picture.directory.nodes()
-    if node and node not in nodes:
-        raise ConfigError(f"no node {node!r} takes part in the directory; there are: {', '.join(sorted(nodes))}")
-    partition = partition_of(before.block, KEYED_PARTITIONS)
-    wanted = GrdAffinity(text, node, before.owner.epoch, False, (), {}, "by hand", time.time_ns() // 1000)
+    require_directory(settings)
     producer = make_producer(settings)
-    producer.produce(settings.topic("grd-accesses"), encode_affinity(wanted), key=text, partition=partition)
-    if producer.flush(TIMEOUT_S):
-        raise RetriableError(f"topic {settings.topic('grd-accesses')}: the move was not delivered")
-    deadline_s = time.monotonic() + MOVE_S
+    deadline_s, ask_again_s = time.monotonic() + MOVE_S, 0.0
+    before: int | None = None
     while time.monotonic() < deadline_s:
-        for _, record in read_to_end(settings, [partition]):
-            if record.block == text and record.epoch > before.owner.epoch and record.master == node:
-                return record
+        now_us = time.time_ns() // 1000
+        picture = Picture(read_to_end(settings, range(KEYED_PARTITIONS)), [], now_us)
+        use = picture.use(text)
+        before = use.owner.epoch if before is None else before
+        if use.record is not None and is_answer(use.record, node, before):
+            return use.record
+        if time.monotonic() >= ask_again_s:
+            _require_member(node, picture.directory.nodes())
+            _ask(settings, producer, use, GrdAffinity(text, node, use.owner.epoch, False, (), {}, BY_HAND, now_us))
+            ask_again_s = time.monotonic() + ASK_S
         time.sleep(POLL_S)
     raise RetriableError(f"block {text}: no decision in {MOVE_S:.0f} s; does the role `affinity` run? Try again")
+
+
+def is_answer(record: GrdAffinity, node: str, before: int) -> bool:
+    """Whether a block's newest decision is what a move by hand to `node` waits for that found it at epoch `before`."""
+    return record.master == node and record.reason == BY_HAND and record.epoch > before
+
+
+def _require_member(node: str, nodes: Iterable[str]) -> None:
+    known = sorted(nodes)
+    if node and node not in known:
+        raise ConfigError(f"no node {node!r} takes part in the directory; there are: {', '.join(known)}")
+
+
+def _ask(settings: Settings, producer: Producer, use: BlockUse, wanted: GrdAffinity) -> None:
+    topic = settings.topic("grd-accesses")
+    partition = partition_of(use.block, KEYED_PARTITIONS)
+    producer.produce(topic, encode_affinity(wanted), key=wanted.block, partition=partition)
+    if producer.flush(TIMEOUT_S):
+        raise RetriableError(f"topic {topic}: the move was not delivered")
