@@ -267,11 +267,14 @@ class StreamCache:
     def fill(self, table: TableKey, key: bytes, row: bytes | None, view: TargetView) -> bool:
         """Keep a row that was read from the target in the same snapshot as `view`; whether it could be kept.
 
-        It can only while nothing beyond the visible position may have changed it.
+        It can only while nothing beyond the visible position may have changed it, and while the snapshot has all
+        that is folded: between the two, a change of the row may have been read, applied and folded.
         """
         relation = self.relations.get(table)
         if relation is None or view.generation != self.generation or view.watermark > self.visible or view.parked:
             return False  # a row that a dead letter will change looks like any other
+        if view.watermark < self._watermark or not all(map(view.has, self._above)):
+            return False
         read_ahead = {position for item in self._pending for position in item.batch.positions}
         beyond = {position for position in view.applied if position > self.visible}
         if beyond - read_ahead or self._pending_touches(table, key):

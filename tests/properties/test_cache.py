@@ -212,14 +212,22 @@ class World:
         )
 
     def read_target(self, name: str) -> None:
+        """A row is read; by the time that it is to be kept, source, target and node may have gone on."""
         self.see(name)
         key = self.dice.choice(KEYS)
         row = self.target_row(key)
         relation = WIDE.relation if row is not None and len(row) == 4 else NARROW.relation
         image = None if row is None else b"".join([len(row).to_bytes(2, "big"), pack_fields(fields(row, relation))])
-        known = self.nodes[name].cache.relations.get(NAME)
-        if known is not None and len(known.columns) == len(relation.columns):
-            self.nodes[name].cache.fill(NAME, key_bytes(key), image, self.view())
+        cache, view = self.nodes[name].cache, self.view()
+        known = cache.relations.get(NAME)
+        if known is None or len(known.columns) != len(relation.columns):
+            return
+        if self.dice.random() < 0.5:
+            self.apply()
+            self.follow(name)
+            self.see(name)
+        if self.nodes[name].cache is cache:
+            cache.fill(NAME, key_bytes(key), image, view)
 
     def ask(self, name: str) -> None:
         block_id = BlockId("s", *NAME, self.dice.randrange(BUCKETS))

@@ -183,6 +183,18 @@ def test_a_row_of_the_target_is_kept_only_when_nothing_can_have_changed_it() -> 
     assert row(one, 4) is None
 
 
+def test_a_row_that_was_read_before_its_change_was_folded_is_not_kept() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((2, "x", 1))]), (20, [insert((1, "x", 1))])))
+    one.see(view(20))
+    one.offer(batch(log, (30, [insert((2, "y", 1))])))
+    one.see(view(20, 30))
+    assert not one.fill(NAME, key(2), b"row", view(20)), "30 is folded"
+    one.see(view(30))
+    assert not one.fill(NAME, key(2), b"row", view(20)), "the ledger has gone on"
+    assert row(one, 2) == (2, "y", 1)
+
+
 def test_what_cannot_be_cached() -> None:
     plain = ACCOUNT.relation
     assert cacheable(plain) == ""
