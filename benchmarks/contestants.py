@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Backlog:
     end: int = 0
 
 
-class Contestant:
+class Contestant(ABC):
     """One target database and the slot that feeds it. `backlog` is filled in between `prepare` and `drain`."""
 
     def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog) -> None:
@@ -86,9 +87,9 @@ class Contestant:
         cpu = {who: (sum(map(cpu_seconds, found)) - before[who]) * 1e6 / moved for who, found in pids.items()}
         return Drained(moved / elapsed_s, cpu)
 
+    @abstractmethod
     def backends(self) -> dict[str, list[int]]:
         """Process ids by role."""
-        raise NotImplementedError
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time so far by role."""

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-import faust
 from confluent_kafka import Producer
 from faust.types import TP, EventT, StreamT
 from mode.types.signals import BaseSignalT
@@ -27,11 +24,11 @@ from schemas.errors import SchemaError
 from schemas.grd_accesses import decode_accesses
 from schemas.grd_affinity import decode_affinity
 from schemas.single_object import HEADER_BYTES, codec
-from topologies.faust_app import make_app, raw_topic
+from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.kafka import make_admin, make_producer
 from topologies.membership import Membership, read_membership
 from topologies.partition_decider import PartitionDecider
-from topologies.settings import ENV_CONFIG, Settings, load_settings
+from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS, ensure_topics
 
 log = logging.getLogger(__name__)
@@ -127,11 +124,4 @@ def create(settings: Settings) -> AffinityApp:
     return app
 
 
-def __getattr__(name: str) -> faust.App:
-    """`app`, for `faust -A topologies.affinity`: made on first use, so that importing has no effect."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    path = os.environ.get(ENV_CONFIG)
-    if path is None:
-        raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
-    return create(load_settings(Path(path))).app
+__getattr__ = app_on_demand(__name__, create)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import faust
 from faust.types import TopicT
@@ -11,7 +14,7 @@ from faust.types import TopicT
 from pipeline.errors import ConfigError
 from topologies.faust_auth import faust_credentials
 from topologies.kafka import client_id
-from topologies.settings import EMBEDDED, Settings
+from topologies.settings import EMBEDDED, ENV_CONFIG, Settings, load_settings
 
 BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
 
@@ -40,3 +43,28 @@ def make_app(settings: Settings, role: str) -> faust.App:
 def raw_topic(app: faust.App, name: str) -> TopicT:
     """A topic whose keys and values stay bytes."""
     return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+
+class HasApp(Protocol):
+    """A role around its Faust application."""
+
+    @property
+    def app(self) -> faust.App:
+        """The application."""
+
+
+def app_on_demand(module: str, create: Callable[[Settings], HasApp]) -> Callable[[str], faust.App]:
+    """A `__getattr__` for `module` (PEP 562) that makes its `app` on first use, so that importing has no effect.
+
+    For `faust -A MODULE worker`, with the configuration that the environment names. Raises ConfigError without one.
+    """
+
+    def attribute(name: str) -> faust.App:
+        if name != "app":
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        path = os.environ.get(ENV_CONFIG)
+        if path is None:
+            raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
+        return create(load_settings(Path(path))).app
+
+    return attribute

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
-from pathlib import Path
 
-import faust
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from faust.types import EventT, StreamT
 
@@ -27,9 +24,9 @@ from pipeline.errors import ConfigError, RetriableError
 from pipeline.selection import selected
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, decode_fusion_block
-from topologies.faust_app import make_app, raw_topic
+from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.kafka import TIMEOUT_S, make_admin, make_consumer, make_producer
-from topologies.settings import ENV_CONFIG, Settings, load_settings
+from topologies.settings import Settings
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)
@@ -162,11 +159,4 @@ def create(settings: Settings) -> FusionApp:
     return FusionApp(settings)
 
 
-def __getattr__(name: str) -> faust.App:
-    """`app`, for `faust -A topologies.fusion worker`: made on first use, so that importing has no effect."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    path = os.environ.get(ENV_CONFIG)
-    if path is None:
-        raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
-    return create(load_settings(Path(path))).app
+__getattr__ = app_on_demand(__name__, create)

@@ -10,23 +10,19 @@ raises, since Faust would acknowledge and lose the event.
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
-import faust
 from faust.streams import Stream
 from faust.types import TP, StreamT
 from mode.types.signals import BaseSignalT
 
 from pipeline.directory.preference import LanePreference
-from pipeline.errors import ConfigError
 from topologies.directory_follower import DirectoryFollower
-from topologies.faust_app import make_app, raw_topic
+from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.heartbeat import Heartbeat
 from topologies.predecessor import remove_predecessor
 from topologies.rewind import rewind_groups
-from topologies.settings import ENV_CONFIG, Settings, load_settings
+from topologies.settings import Settings
 from topologies.stopped_streams import OPERATOR_ERRORS
 from topologies.stream_planner import StreamPlanner
 from topologies.stream_queue import StreamQueue
@@ -118,11 +114,4 @@ def create(settings: Settings) -> PlannerApp:
     return PlannerApp(settings)
 
 
-def __getattr__(name: str) -> faust.App:
-    """`app`, for `faust -A topologies.planner`: made on first use, so that importing has no effect."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    path = os.environ.get(ENV_CONFIG)
-    if path is None:
-        raise ConfigError(f"set {ENV_CONFIG} to the configuration file")
-    return create(load_settings(Path(path))).app
+__getattr__ = app_on_demand(__name__, create)
