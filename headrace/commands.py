@@ -16,8 +16,6 @@ from rich.markup import escape
 from headrace.configuration import reachable_settings, read_settings, with_servers
 from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import embedded_kafka
-from headrace.explain import explain
-from headrace.explain_text import explanation
 from headrace.options import console as _console
 from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
@@ -86,6 +84,9 @@ def status(config: Path, stream: str | None, *, as_json_text: bool) -> int:
 
 def explain_window(config: Path, stream: str | None, position: str | None, form: str) -> int:
     """`headrace explain`. Raises ConfigError, RetriableError, SchemaError, KafkaException."""
+    from headrace.explain import explain  # networkx is slow to import, and the other commands do without
+    from headrace.explain_text import explanation
+
     settings = reachable_settings(config)
     for each in chosen_streams(settings, stream):
         sys.stdout.write(explanation(explain(settings, each, position), form))

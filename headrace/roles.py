@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 from headrace.configuration import reachable_settings
 from headrace.console import ENV_SUPERVISOR, EX_OK, EXPECTED_ERRORS, exit_code, report, setup_logging
 from pipeline.errors import RetriableError
-from topologies.apply import Apply
-from topologies.capture import Capture
 from topologies.heartbeat import Heartbeat
 from topologies.settings import Settings, StreamConfig
 from topologies.stopped_streams import StoppedStreams
@@ -118,6 +116,8 @@ class CaptureThread(threading.Thread):
 
     def run(self) -> None:
         """Capture until stopped or failed."""
+        from topologies.capture import Capture  # each role's process imports what that role needs
+
         attempt = 0
         while not self._stopping():
             started_s = time.monotonic()
@@ -164,7 +164,7 @@ def _capture(settings: Settings, stop: StopFlag) -> None:
 
 
 def _plan(settings: Settings, stop: StopFlag) -> None:
-    from topologies.planner import create  # Faust is slow to import, and only this role needs it
+    from topologies.planner import create
 
     _serve_faust(create, settings, stop)
 
@@ -218,6 +218,8 @@ def _failed(task: asyncio.Future[None]) -> bool:
 
 
 def _apply(settings: Settings, stop: StopFlag) -> None:
+    from topologies.apply import Apply
+
     Apply(settings, stop.is_set).run()
 
 
@@ -237,13 +239,13 @@ def _cache(settings: Settings, stop: StopFlag) -> None:
 
 
 def _fusion(settings: Settings, stop: StopFlag) -> None:
-    from topologies.fusion import create  # as above
+    from topologies.fusion import create
 
     _serve_faust(create, settings, stop)
 
 
 def _affinity(settings: Settings, stop: StopFlag) -> None:
-    from topologies.affinity import create  # as above
+    from topologies.affinity import create
 
     _serve_faust(create, settings, stop)
 
