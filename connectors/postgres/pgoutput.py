@@ -2,11 +2,6 @@
 
 Source: PostgreSQL manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
 The input is one CopyData message with its XLogData header (25 bytes); the message proper starts at 25.
-
-The trick that makes pure Python fast enough: rows of one table with fields of the same lengths share a
-*shape*. A shape's struct cuts a message into the fixed headers of its fields (kind and length) and their
-values in one call; if the headers are the expected ones, the COPY tuple is one %-format of the values.
-An UPDATE of pgbench_accounts takes 1.4 µs so, 4 µs field by field (2-core machine, Python 3.11).
 """
 
 from __future__ import annotations
@@ -16,13 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from connectors.postgres.facts import Described, Facts, identify
+from connectors.postgres.tuple_data import (
+    BINARY,
+    NULL,
+    TEXT,
+    UNCHANGED,
+    Part,
+    RowShape,
+    packed_key,
+    packed_row,
+    tuple_parts,
+)
 from pipeline.builder import BatchBuilder, SectionBuilder
 from pipeline.errors import StreamStoppedError
 from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping, check_key
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Column, LogicalMessage, Relation
-from schemas.rows import NULL_FIELD
 
-HEADER = 25  # 'w', start and end LSN, send time
 PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
 _SHAPES_MAX = 256  # a table, before varying lengths make the cache useless
 _BEGIN = struct.Struct("!qqi")
@@ -32,55 +36,12 @@ _INT32 = struct.Struct("!i")
 _UINT32 = struct.Struct("!I")
 _TYPE = struct.Struct("!Ii")  # oid, modifier
 _N, _K, _O = b"NKO"
-_NULL, _UNCHANGED, _TEXT, _BINARY = b"nutb"
 _TEXTS = ("text", "varchar", "bpchar", "name")  # types whose binary form is their text
 AS_IT_IS = TableMapping()
 
 
 class TextNeededError(Exception):
     """A column's binary form is of no use on another server: the stream has to be read as text from here on."""
-
-
-class _Shape:
-    """How to cut and rebuild the rows of one layout; `key` cuts the key out of the built row."""
-
-    __slots__ = ("heads", "key_pieces", "template", "unpack")
-
-    def __init__(self, kinds: list[int], lengths: list[int], keys: list[int]) -> None:
-        layout: list[str] = []
-        heads: list[bytes] = []
-        template, at = _INT16.pack(len(kinds)).replace(b"%", b"%%"), 2
-        spans: list[tuple[int, int]] = []
-        for kind, length in zip(kinds, lengths, strict=True):
-            if kind == _NULL:
-                layout.append("1s0s")
-                heads.append(b"n")
-                field = NULL_FIELD
-                size = 4
-            else:
-                layout.append(f"5s{length}s")
-                heads.append(bytes([kind]) + _INT32.pack(length))
-                field = _INT32.pack(length)
-                size = 4 + length
-            template += field.replace(b"%", b"%%") + b"%b"
-            spans.append((at, at + size))
-            at += size
-        self.heads = tuple(heads)
-        self.template = template
-        # Skips the header, the message type, the relation, 'N' and the field count.
-        self.unpack = struct.Struct(f"!{HEADER + 8}x" + "".join(layout)).unpack
-        self.key_pieces = _join_spans([spans[n] for n in keys])
-
-
-def _join_spans(spans: list[tuple[int, int]]) -> list[slice]:
-    """Adjacent spans as one slice."""
-    joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((start, end))
-    return [slice(start, end) for start, end in joined]
 
 
 class _Table:
@@ -93,7 +54,7 @@ class _Table:
         self.uses = uses
         self.section = section
         self.keys = [n for n, column in enumerate(relation.columns) if column.key]
-        self.shapes: dict[int, _Shape] = {}
+        self.shapes: dict[int, RowShape] = {}
         self.layout: object = None  # the compiled pump's, made at first use
 
 
@@ -206,59 +167,59 @@ class PgOutputDecoder:
         builder.bytes += len(row)
 
     def _update_slowly(self, data: bytes, table: _Table) -> None:
-        old: list[_Part] | None = None
+        old: list[Part] | None = None
         at, kind = 31, data[30]
         if kind != _N:
-            old, at = _tuple_parts(data, 31)
+            old, at = tuple_parts(data, 31)
             old = self._mapped(old, table)
             at += 1
-        parts = self._mapped(_tuple_parts(data, at)[0], table)
+        parts = self._mapped(tuple_parts(data, at)[0], table)
         if old is not None:
             # The old tuple has every column (FULL), or those of the key, which may be out of line too.
             parts = [
-                before if part[0] == _UNCHANGED and before[0] != _NULL else part
+                before if part[0] == UNCHANGED and before[0] != NULL else part
                 for part, before in zip(parts, old, strict=True)
             ]
         self._learn(table, parts)
         if kind == _N:
             self._remember_shape(data, parts, table)
-        row, key, mask = _build(parts, table.keys)
+        row, key, mask = packed_row(parts, table.keys)
         section = table.section
         if mask:
             section.masks[len(section.ops)] = mask
         if old is not None:
-            old_key = _key_of(old, table.keys)
+            old_key = packed_key(old, table.keys)
             if old_key != key:
                 section.old_keys[len(section.ops)] = old_key
         self._append(section, UPDATE, key, row)
 
     def _slow_row(self, data: bytes, at: int, table: _Table) -> tuple[bytes, bytes]:
-        parts = self._mapped(_tuple_parts(data, at)[0], table)
+        parts = self._mapped(tuple_parts(data, at)[0], table)
         self._learn(table, parts)
         self._remember_shape(data, parts, table)
-        row, key, _ = _build(parts, table.keys)
+        row, key, _ = packed_row(parts, table.keys)
         return row, key
 
-    def _remember_shape(self, data: bytes, parts: list[_Part], table: _Table) -> None:
-        if table.uses is None and len(table.shapes) < _SHAPES_MAX and all(part[0] != _UNCHANGED for part in parts):
+    def _remember_shape(self, data: bytes, parts: list[Part], table: _Table) -> None:
+        if table.uses is None and len(table.shapes) < _SHAPES_MAX and all(part[0] != UNCHANGED for part in parts):
             kinds, lengths = [part[0] for part in parts], [len(part[1]) for part in parts]
-            table.shapes[len(data)] = _Shape(kinds, lengths, table.keys)
+            table.shapes[len(data)] = RowShape(kinds, lengths, table.keys)
 
-    def _mapped(self, parts: list[_Part], table: _Table) -> list[_Part]:
+    def _mapped(self, parts: list[Part], table: _Table) -> list[Part]:
         """The parts of the columns that travel."""
         if table.uses is None:
             return parts
         return [
-            (_BINARY, self._mapping.hashed(part[1])) if use is ColumnUse.HASH and part[0] in (_TEXT, _BINARY) else part
+            (BINARY, self._mapping.hashed(part[1])) if use is ColumnUse.HASH and part[0] in (TEXT, BINARY) else part
             for part, use in zip(parts, table.uses, strict=True)
             if use is not ColumnUse.LEAVE_OUT
         ]
 
-    def _learn(self, table: _Table, parts: list[_Part]) -> None:
+    def _learn(self, table: _Table, parts: list[Part]) -> None:
         """Note which columns come as text; a relation whose formats change begins a new section."""
         columns = table.relation.columns
-        wrong = [n for n, part in enumerate(parts) if (part[0] == _TEXT and columns[n].binary)
-                 or (part[0] == _BINARY and not columns[n].binary)]  # fmt: skip
+        wrong = [n for n, part in enumerate(parts) if (part[0] == TEXT and columns[n].binary)
+                 or (part[0] == BINARY and not columns[n].binary)]  # fmt: skip
         if wrong:
             changed = tuple(
                 replace(column, binary=not column.binary) if n in wrong else column for n, column in enumerate(columns)
@@ -272,9 +233,9 @@ class PgOutputDecoder:
         if self.skipping:
             return
         table = self.tables[data[26:30]]
-        parts = self._mapped(_tuple_parts(data, 31)[0], table)
+        parts = self._mapped(tuple_parts(data, 31)[0], table)
         self._learn(table, parts)
-        row, key, _ = _build(parts, table.keys)
+        row, key, _ = packed_row(parts, table.keys)
         self._append(table.section, DELETE, key, row if data[30] == _O else b"")
 
     def _truncate(self, data: bytes) -> None:
@@ -354,46 +315,7 @@ class PgOutputDecoder:
                 yield Column(name, kind, key, True, modifier, *more)
 
 
-_Part = tuple[int, bytes]
-
-
 def _same_but_formats(one: Relation, other: Relation) -> bool:
     return replace(one, columns=()) == replace(other, columns=()) and [
         replace(column, binary=True) for column in one.columns
     ] == [replace(column, binary=True) for column in other.columns]
-
-
-def _tuple_parts(data: bytes, at: int) -> tuple[list[_Part], int]:
-    """Return the (kind, value) of each field of the TupleData at `at`, and where it ends."""
-    count = _INT16.unpack_from(data, at)[0]
-    at += 2
-    parts: list[_Part] = []
-    for _ in range(count):
-        kind = data[at]
-        if kind in (_NULL, _UNCHANGED):
-            parts.append((kind, b""))
-            at += 1
-        else:
-            end = at + 5 + _INT32.unpack_from(data, at + 1)[0]
-            parts.append((kind, data[at + 5 : end]))
-            at = end
-    return parts, at
-
-
-def _build(parts: list[_Part], keys: list[int]) -> tuple[bytes, bytes, bytes]:
-    """Return the COPY tuple, the key and the mask of unchanged columns (empty when there are none)."""
-    fields = [_field(part) for part in parts]
-    left_out = [n for n, part in enumerate(parts) if part[0] == _UNCHANGED]
-    mask = bytearray((len(parts) + 7) // 8) if left_out else bytearray()
-    for n in left_out:
-        mask[n >> 3] |= 1 << (n & 7)
-    return _INT16.pack(len(parts)) + b"".join(fields), b"".join([fields[n] for n in keys]), bytes(mask)
-
-
-def _key_of(parts: list[_Part], keys: list[int]) -> bytes:
-    return b"".join([_field(parts[n]) for n in keys])
-
-
-def _field(part: _Part) -> bytes:
-    kind, value = part
-    return NULL_FIELD if kind in (_NULL, _UNCHANGED) else _INT32.pack(len(value)) + value
