@@ -6,7 +6,7 @@ A new database is one folder with a `CONNECTOR` object and one entry-point line 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -82,6 +82,12 @@ class Source(Protocol):
 
     def confirm(self, end_position: int) -> None:
         """Allow the source to forget what lies at or below `end_position`: Kafka has acknowledged it."""
+
+    def copy_tables(self, tables: Collection[TableName]) -> None:
+        """Send these tables (by their names on the target) anew among the changes, soon; see `pipeline.table_copies`.
+
+        Comes back at once. What can't be copied now is tried again.
+        """
 
     def keepalive(self) -> None:
         """Tell the source that this consumer lives, while back-pressure keeps it from reading."""
@@ -254,6 +260,18 @@ class Ledger(Protocol):
 
     def clear_resync(self) -> None:
         """Note that the new snapshot has begun."""
+
+    def request_copies(self, tables: Sequence[TableName]) -> None:
+        """Have single tables copied anew while the stream goes on; until then their changes are left out.
+
+        Raises ConfigError when the stream is to be copied as a whole.
+        """
+
+    def requested_copies(self, *, unsent: bool = False) -> list[TableName]:
+        """The tables whose copy is wanted and not applied; with `unsent`, those that Kafka does not have yet."""
+
+    def copies_sent(self, tables: Sequence[TableName]) -> None:
+        """Note that Kafka has the copies of these tables."""
 
     def clear_stop(self) -> None:
         """Forget the reason that stopped the stream: an operator starts it again."""

@@ -166,10 +166,13 @@ def drop(
 def resync(
     config: Config = DEFAULT_CONFIG,
     stream: Stream = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", help="This table alone, as the target calls it; may be repeated.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Really do it.")] = False,
 ) -> None:
-    """Copy a stream's tables anew at the next start, when changes are lost for good. The roles must be stopped."""
-    raise typer.Exit(commands.resync(config, stream, sure=yes))
+    """Copy a stream's tables anew: all at the next start (roles stopped), or single ones while the stream goes on."""
+    raise typer.Exit(commands.resync(config, stream, table or [], sure=yes))
 
 
 @app.command()

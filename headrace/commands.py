@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +23,10 @@ from headrace.resync import planned_resync, resync_streams
 from headrace.status import stream_status
 from headrace.status_text import seconds_text, status_table
 from headrace.streams import chosen_streams, source_admin, target_admin
+from headrace.table_resync import planned_table_resync, resync_tables
 from headrace.verify import as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
+from pipeline.errors import ConfigError
 from schemas.packed import COMPILED
 from topologies.settings import EMBEDDED, Settings
 
@@ -138,16 +140,22 @@ def brokered(settings: Settings) -> Iterator[Settings]:
         yield with_servers(settings, broker.bootstrap_servers)
 
 
-def resync(config: Path, stream: str | None, *, sure: bool) -> int:
-    """`headrace resync`; without `sure` only says what it would do, and returns 1."""
+def resync(config: Path, stream: str | None, tables: Sequence[str], *, sure: bool) -> int:
+    """`headrace resync`; without `sure` only says what it would do, and returns 1. Without `tables` it means all."""
     settings = read_settings(config)
     console, streams = _console(), chosen_streams(settings, stream)
+    if tables and len(streams) > 1:
+        raise ConfigError("say which stream the tables are of: --stream")
     if not sure:
         for each in streams:
-            for line in planned_resync(each):
+            for line in planned_table_resync(each, tables) if tables else planned_resync(each):
                 console.print(f"would {line}", soft_wrap=True)
         console.print("nothing was done: say --yes to do it")
         return EX_FAILURE
+    if tables:
+        for line in resync_tables(streams[0], tables):
+            console.print(line, soft_wrap=True)
+        return EX_OK
     with brokered(settings) as reachable:
         for line in resync_streams(reachable, streams):
             console.print(line, soft_wrap=True)

@@ -6,10 +6,11 @@ Everything here may be lost at any moment: a new planner starts from the ledger 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.active_lanes import ActiveLanes
+from pipeline.catalogue import TableName
 from pipeline.chain import Chain, Verdict
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamStoppedError
@@ -20,6 +21,7 @@ from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, has_news, learn_all
 from pipeline.slicing import select
+from pipeline.table_copies import SupersededTables
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
 from schemas.change_batch import TRUNCATE, ChangeBatch, decode_batch, encode_batch
 
@@ -65,7 +67,7 @@ class Restart:
 
     `applied` holds the positions above the watermark, by generation; `parked` the records of those that are
     dead letters, in order, from this generation on; `shapes` the columns of the source's tables as the target knows
-    them, None where the target does not follow schema changes.
+    them, None where the target does not follow schema changes; `superseded` the tables that are to be copied anew.
     """
 
     epoch: int
@@ -74,6 +76,7 @@ class Restart:
     applied: dict[int, frozenset[int]]
     parked: Sequence[bytes] = ()
     shapes: Shapes | None = None
+    superseded: Collection[TableName] = ()
 
 
 class Planner:
@@ -113,6 +116,7 @@ class Planner:
         self._barrier_seq = 0
         self._parked_before = [decode_batch(record) for record in start.parked]
         self._parked = self._parked_in(start.generation)
+        self._superseded = SupersededTables(start.superseded)
         self.applied = 0  # transactions, since this planner began
         self.bytes = 0  # of the records kept
         self._renewed = False
@@ -141,6 +145,7 @@ class Planner:
         if link.verdict is Verdict.RESTART:
             before = 0
             self._parked = self._parked_in(chain.generation)  # the tables are copied anew
+            self._superseded = SupersededTables()
         # A repeated record may be of an older generation, or parts of a transaction that ended long ago.
         window = Window(
             chain.generation, before, chain.position, end_offset, chain.open_part < 0, token,
@@ -148,6 +153,10 @@ class Planner:
         )  # fmt: skip
         self.windows.append(window)
         self.bytes += len(window.record)
+        if link.verdict is not Verdict.REPEAT:
+            stripped = self._superseded.strip(batch)
+            record = record if stripped is batch else encode_batch(stripped)
+            batch = stripped
         wanted = [] if link.verdict is Verdict.REPEAT else self._missing(batch, link.first)
         behind = self._behind(batch, wanted)
         units = [self._park(window, batch, behind, now_us)] if behind else []

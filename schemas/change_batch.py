@@ -152,6 +152,14 @@ class ChangeBatch:
         """Whether every transaction here is complete in this record."""
         return self.part == 0 and self.last_part
 
+    @property
+    def table_copy(self) -> bool:
+        """Whether this is a part of a copy of single tables among the live transactions.
+
+        Such a copy is one transaction in several records; those of the initial snapshot are transactions each.
+        """
+        return self.kind == "snapshot" and not self.whole
+
     def rows(self) -> int:
         """Number of row changes."""
         return sum(len(section.ops) for section in self.sections)

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from connectors.base import Ledger, Source, Tail, load_connector
 from connectors.failpoints import hit
+from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from pipeline.linger import AdaptiveLinger
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
@@ -55,6 +56,8 @@ class Capture:
         self._reporter = Reporter(settings, stream.name, "capture")
         self._linger = AdaptiveLinger() if stream.source.linger_ms is None else None
         self._resync = False  # an operator wants a new snapshot, and it has not begun
+        self._ordered: frozenset[TableName] = frozenset()  # tables to copy anew that the source was told of
+        self._in_copy: frozenset[TableName] = frozenset()  # of the copy sent last
         self._place = (0, 0, 0)  # generation, position and commit time of the last transaction sent
 
     def run(self) -> None:
@@ -122,7 +125,7 @@ class Capture:
                 f"stop all roles and `headrace resync --stream {self._stream.name} --yes`."
             ) from error
         position = batch.last_position if batch.last_part else batch.previous_position
-        return Tail(batch.generation, position, batch.kind == "snapshot", batch.end_position)
+        return Tail(batch.generation, position, batch.kind == "snapshot" and not batch.table_copy, batch.end_position)
 
     def _check_fresh(self) -> None:
         """An empty topic is right for a new stream only: otherwise records were lost."""
@@ -153,6 +156,7 @@ class Capture:
             producer.poll(0)
             self._check_failed()
             self._report(producer)
+            self._order_copies(source)
             if self._resync and self._place[0] and not self._waiting:
                 # Kafka has its beginning: a capture that dies now begins another one by itself.
                 self._resync = False
@@ -164,6 +168,13 @@ class Capture:
                 self._report(producer)
                 if self._stopping():
                     return
+
+    def _order_copies(self, source: Source) -> None:
+        """Have the source copy tables that are wanted; each once, until the ledger says that Kafka has it."""
+        wanted = self._lead.copies
+        if wanted - self._ordered:
+            source.copy_tables(wanted - self._ordered)
+        self._ordered = wanted
 
     @property
     def _full(self) -> bool:
@@ -208,6 +219,9 @@ class Capture:
                 "for a record. Leave the column out (mapping.exclude_columns), or the table (source.exclude)."
             ) from error
         end_position, sent_s = batch.end_position, time.monotonic()
+        if batch.table_copy and batch.part == 0:
+            self._in_copy = frozenset(section.relation.name for section in batch.sections)
+        copied = self._in_copy if batch.table_copy and batch.last_part else None
 
         def acknowledged(error: KafkaError | None, message: Message) -> None:
             size, changes = self._waiting.popleft()
@@ -220,6 +234,8 @@ class Capture:
                 self._linger.acknowledged((time.monotonic() - sent_s) * 1000)
             if error is not None:
                 self._failed = self._failed or error
+            elif copied and self._failed is None:
+                self._lead.copied(copied)
             elif self._failed is None and end_position:
                 # The producer is idempotent: acknowledgements of a partition come in order.
                 hit("capture.before_confirm")

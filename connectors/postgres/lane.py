@@ -16,9 +16,10 @@ from connectors.base import Applied, RefusedError, SchemaChangeError, StreamRow,
 from connectors.failpoints import hit
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.mapping import require_table
 from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
-from connectors.postgres.preparation import prepare_snapshot
+from connectors.postgres.preparation import empty_for_copy, prepare_snapshot
 from connectors.postgres.schema import SchemaFollower
 from connectors.postgres.setbased import SESSION, SetWriter
 from connectors.postgres.tolerant import Anomalies, TolerantWriter
@@ -27,7 +28,7 @@ from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
 from pipeline.relations import changes_of
 from pipeline.tables_graph import apply_ranks, cyclic_tables
-from schemas.change_batch import TRUNCATE, ChangeBatch
+from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
 from schemas.errors import SchemaError
 from schemas.packed import pack
 
@@ -251,6 +252,9 @@ class PostgresLane:
     def _write_part(self, group: UnitGroup) -> Applied:
         """Write a part set-based; what is refused so, in order. Earlier parts of the transaction stay."""
         batches = group.batches
+        if any(batch.table_copy and _has_truncate(batch) for batch in batches):
+            self._begin_copy([section.relation for batch in batches for section in batch.sections], group)
+            return Applied()
         if self._schema.has_news(batches):
             return Applied(sum(self._write_changed(batch, group.epoch) for batch in batches))
         self._conn.execute("SAVEPOINT headrace_part")
@@ -263,6 +267,15 @@ class PostgresLane:
             applied = self._write_in_order(batches)
         self._conn.execute("RELEASE SAVEPOINT headrace_part")
         return applied
+
+    def _begin_copy(self, relations: Sequence[Relation], group: UnitGroup) -> None:
+        """Empty tables that are copied anew, with the columns that their rows will have."""
+        for relation in relations:
+            self._schema.forget_replaced(relation)
+            if self._schema.follow(relation, self._catalogue, group.epoch, group.batches[0].last_position):
+                self._read_catalogue()
+        for relation in relations:
+            empty_for_copy(self._conn, self._stream, require_table(relation, self._catalogue.tables.get(relation.name)))
 
     def _write_in_order(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Applied:
         if self._tolerant.active:

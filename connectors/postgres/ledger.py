@@ -17,10 +17,12 @@ import psycopg
 
 from connectors.base import StreamRow, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
+from connectors.postgres.copy_requests import DDL as COPIES_DDL
+from connectors.postgres.copy_requests import forget_requests, note_sent, read_requests, request_copies
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import DDL as LETTERS_DDL
 from connectors.postgres.schema import read_shapes
-from pipeline.catalogue import Catalogue
+from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
 from schemas.apply_unit import LANES_MAX
@@ -79,7 +81,7 @@ ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS missing_rows bigint NOT NULL 
 ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS existing_rows bigint NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS headrace.resync (stream text PRIMARY KEY, requested_at timestamptz NOT NULL DEFAULT now());
 """
-_NEWEST_TABLE = "headrace.resync"  # where it is, everything is
+_NEWEST_TABLE = "headrace.table_copy"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -100,7 +102,7 @@ class PostgresLedger:
             self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
             there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
             if there is None or there[0] is None:
-                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL)
+                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL + COPIES_DDL)
             self._conn.execute(
                 "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
                 [self._stream],
@@ -138,7 +140,8 @@ class PostgresLedger:
                 [self._stream, generation],
             ).fetchall()
             shapes = read_shapes(self._conn, self._stream)
-        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked], shapes)
+            superseded = read_requests(self._conn, self._stream)
+        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked], shapes, superseded)
 
     def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
         rows = self._conn.execute(
@@ -194,7 +197,10 @@ class PostgresLedger:
                 " stopped = '' WHERE stream = %s",
                 [changes_offset, self._stream],
             )
+            # A planner that was about to start, unseen, may have begun an epoch: nothing of it counts.
+            self._conn.execute("DELETE FROM headrace.incarnation WHERE stream = %s", [self._stream])
             self._conn.execute("DELETE FROM headrace.applied WHERE stream = %s", [self._stream])
+            forget_requests(self._conn, self._stream)
             letters = self._conn.execute("DELETE FROM headrace.parked WHERE stream = %s", [self._stream]).rowcount
             # The operator has said so: these tables may be emptied.
             with self._conn.cursor() as cursor:
@@ -208,7 +214,7 @@ class PostgresLedger:
     def resync_requested(self) -> bool:
         """Whether a new snapshot is wanted."""
         with translated(f"{self._where}: reading"):
-            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
+            there = self._conn.execute("SELECT to_regclass('headrace.resync')").fetchone()
             if there is None or there[0] is None:
                 return False
             return self._conn.execute("SELECT FROM headrace.resync WHERE stream = %s", [self._stream]).rowcount > 0
@@ -217,6 +223,21 @@ class PostgresLedger:
         """Note that it has begun."""
         with translated(f"{self._where}: noting that the snapshot has begun"):
             self._conn.execute("DELETE FROM headrace.resync WHERE stream = %s", [self._stream])
+
+    def request_copies(self, tables: Sequence[TableName]) -> None:
+        """Ask for copies of single tables."""
+        with translated(f"{self._where}: asking for copies"), self._conn.transaction():
+            request_copies(self._conn, self._stream, tables)
+
+    def requested_copies(self, *, unsent: bool = False) -> list[TableName]:
+        """The tables that are to be copied anew."""
+        with translated(f"{self._where}: reading"):
+            return read_requests(self._conn, self._stream, unsent=unsent)
+
+    def copies_sent(self, tables: Sequence[TableName]) -> None:
+        """Note that Kafka has the copies."""
+        with translated(f"{self._where}: noting what is copied"):
+            note_sent(self._conn, self._stream, tables)
 
     def clear_stop(self) -> None:
         """Forget why the stream stopped."""
@@ -298,8 +319,8 @@ class PostgresLedger:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
             for table in (
-                "applied", "parked", "resync", "snapshot_table", "relation", "refused_change", "incarnation", "lane",
-                "stream",
+                "applied", "parked", "resync", "table_copy", "snapshot_table", "relation", "refused_change",
+                "incarnation", "lane", "stream",
             ):  # fmt: skip
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),

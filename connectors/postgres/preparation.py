@@ -1,4 +1,4 @@
-"""What a target needs to be before the rows of a snapshot come."""
+"""What a target needs to be before the rows of a snapshot, or of a table's copy, come."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.base import RefusedError
+from connectors.postgres.copy_requests import forget_request, forget_requests
 from connectors.postgres.mapping import require_table, table_rows
 from connectors.postgres.schema import SchemaFollower
-from pipeline.catalogue import Catalogue
+from pipeline.catalogue import Catalogue, TableName, TargetTable
 from schemas.change_batch import Relation
 
 
@@ -28,6 +29,7 @@ def prepare_snapshot(
     """
     full = False
     schema.forget_all()
+    forget_requests(conn, stream)
     names: list[sql.Composable] = []
     for relation in relations:
         rows = table_rows(require_table(relation, catalogue.tables.get(relation.name)))
@@ -39,21 +41,31 @@ def prepare_snapshot(
                 [stream, *relation.name],
             )
         else:
-            _check_ours(conn, stream, relation)
+            _check_ours(conn, stream, relation.name)
             full = True
     if full:
         # All in one statement: foreign keys between them would refuse a parent alone.
         conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(names)))
 
 
-def _check_ours(conn: psycopg.Connection, stream: str, relation: Relation) -> None:
+def empty_for_copy(conn: psycopg.Connection, stream: str, table: TargetTable) -> None:
+    """Empty a table whose copy follows in the same transaction; readers see the old rows until its commit.
+
+    DELETE, since TRUNCATE locks readers out, shows older snapshots an empty table, and fails for a referenced one.
+    """
+    _check_ours(conn, stream, table.name)
+    conn.execute(sql.SQL("DELETE FROM {}").format(table_rows(table)))
+    forget_request(conn, stream, table.name)
+
+
+def _check_ours(conn: psycopg.Connection, stream: str, table: TableName) -> None:
     found = conn.execute(
         "SELECT FROM headrace.snapshot_table WHERE stream = %s AND schema_name = %s AND table_name = %s",
-        [stream, *relation.name],
+        [stream, *table],
     ).fetchone()
     if found is None:
         raise RefusedError(
-            f"stream {stream}: table {'.'.join(relation.name)} has rows, and they are not from a snapshot of this "
+            f"stream {stream}: table {'.'.join(table)} has rows, and they are not from a snapshot of this "
             'stream; empty it, or start the stream with snapshot = "never"',
             "HR002",
         )

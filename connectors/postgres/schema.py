@@ -89,6 +89,12 @@ class SchemaFollower:
         self._conn.execute("DELETE FROM headrace.relation WHERE stream = %s", [self._stream])
         self.shapes = Shapes()
 
+    def forget_replaced(self, relation: Relation) -> None:
+        """All rows of the relation come anew: it may be another table of the same name."""
+        known = self.shapes.get(relation.name)
+        if known is not None and known.oid not in (0, relation.oid):
+            del self.shapes[relation.name]
+
     def note(self, relation: Relation) -> None:
         """Write the relation's columns into the ledger, in the caller's transaction."""
         self.written = True

@@ -123,18 +123,21 @@ def publish_if_empty(conn: psycopg.Connection, stream: str, table: SourceTable) 
 
     One that has rows would have to be copied first.
     """
-    publication = publication_names(stream)[0 if table.keyed else 1]
     with translated(f"stream {stream}: publishing the new table {'.'.join(table.name)}"), conn.transaction():
         conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
         conn.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table.rows))  # no writer until the commit
         if conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.rows)).fetchone() is not None:
             return False
-        conn.execute(
-            sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
-                sql.Identifier(publication), sql.Identifier(*table.name)
-            )
-        )
+        publish(conn, stream, table)
     return True
+
+
+def publish(conn: psycopg.Connection, stream: str, table: SourceTable) -> None:
+    """Have the stream carry a table from the caller's commit on; nobody may write to it meanwhile."""
+    publication = publication_names(stream)[0 if table.keyed else 1]
+    conn.execute(
+        sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), sql.Identifier(*table.name))
+    )
 
 
 def _ensure_publication(conn: psycopg.Connection, name: str, members: list[TableName], publish: str) -> None:

@@ -48,14 +48,21 @@ def snapshot_batches(
     ):
         conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-        copies = [_copy_of(conn, table, local, settings.mapping) for table in tables]
-        yield _truncate(builder, [copy.relation for copy in copies])
+        copies = [table_rows_of(conn, table, local, settings.mapping) for table in tables]
+        builder.begin(1, _now_us(), 0)
+        truncate = builder.close("snapshot", 0, _now_us())
+        truncate.sections = truncates([copy.relation for copy in copies])
+        yield truncate
         for copy in copies:
-            yield from _copy_table(conn, builder, copy, settings)
+            for section in copied_rows(conn, copy, settings):
+                builder.begin(builder.previous_position + 1, _now_us(), 0)
+                batch = builder.close("snapshot", 0, _now_us())
+                batch.sections = [section]
+                yield batch
 
 
 @dataclass(frozen=True, slots=True)
-class _TableCopy:
+class TableRows:
     """A table to copy, and its relation as the target shall see it.
 
     `hashed` are the places of the columns to hash.
@@ -66,7 +73,10 @@ class _TableCopy:
     hashed: tuple[int, ...]
 
 
-def _copy_of(conn: psycopg.Connection, table: SourceTable, local: LocalColumns, mapping: TableMapping) -> _TableCopy:
+def table_rows_of(
+    conn: psycopg.Connection, table: SourceTable, local: LocalColumns, mapping: TableMapping
+) -> TableRows:
+    """How a table is copied."""
     rows = conn.execute(
         "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
         "       t.typsend <> 0, a.atttypmod, a.attnum, a.attrelid"
@@ -87,24 +97,16 @@ def _copy_of(conn: psycopg.Connection, table: SourceTable, local: LocalColumns, 
             # No keys: the parts are disjoint, and what follows the snapshot waits for all of it.
             columns.append(Column(name, kind, False, travels, modifier, number))
     oid = int(rows[0][-1]) if rows else 0
-    return _TableCopy(Relation(oid, *mapping.target_name(table.name), "n", tuple(columns)), table, tuple(hashed))
+    return TableRows(Relation(oid, *mapping.target_name(table.name), "n", tuple(columns)), table, tuple(hashed))
 
 
-def _truncate(builder: BatchBuilder, relations: list[Relation]) -> ChangeBatch:
-    builder.begin(1, _now_us(), 0)
-    for relation in relations:
-        section = builder.section(relation)
-        section.ops.append(TRUNCATE)
-        section.tx.append(0)
-        section.order.append(0)
-        section.keys.append(b"")
-        section.rows.append(b"\0")
-    return builder.close("snapshot", 0, _now_us())
+def truncates(relations: list[Relation]) -> list[Section]:
+    """Sections that empty tables."""
+    return [_section(relation, TRUNCATE, [b"\0"]) for relation in relations]
 
 
-def _copy_table(
-    conn: psycopg.Connection, builder: BatchBuilder, table: _TableCopy, settings: SourceSettings
-) -> Iterator[ChangeBatch]:
+def copied_rows(conn: psycopg.Connection, table: TableRows, settings: SourceSettings) -> Iterator[Section]:
+    """The rows of a table as the connection's snapshot sees them, in chunks."""
     relation, bytes_max = table.relation, settings.batch_bytes_max
     columns = [
         sql.Identifier(c.name)
@@ -127,13 +129,13 @@ def _copy_table(
             rows.append(row)
             size += len(row)
             if size >= bytes_max or len(rows) >= CHUNK_ROWS_MAX:
-                yield _chunk(builder, relation, rows)
+                yield _section(relation, INSERT, rows)
                 rows, size = [], 0
     if rows:
-        yield _chunk(builder, relation, rows)
+        yield _section(relation, INSERT, rows)
 
 
-def _hash_fields(row: bytes, table: _TableCopy, mapping: TableMapping) -> bytes:
+def _hash_fields(row: bytes, table: TableRows, mapping: TableMapping) -> bytes:
     fields = row_fields(row, len(table.relation.columns))
     for n in table.hashed:
         text = fields[n]
@@ -149,24 +151,19 @@ def _strip_header(data: bytes) -> bytes:
     return data[len(_COPY_HEADER) + 8 + extension :]
 
 
-def _chunk(builder: BatchBuilder, relation: Relation, rows: list[bytes]) -> ChangeBatch:
-    """A batch of new rows, packed without a Python step a row beyond the join."""
-    builder.begin(builder.previous_position + 1, _now_us(), 0)
-    batch = builder.close("snapshot", 0, _now_us())
+def _section(relation: Relation, op: int, rows: list[bytes]) -> Section:
+    """Changes of one kind without keys, packed without a Python step a row beyond the join."""
     count = len(rows)
-    batch.sections = [
-        Section(
-            relation=relation,
-            ops=bytes([INSERT]) * count,
-            tx=array(INT32, bytes(4 * count)),
-            order=array(INT32, range(count)),
-            keys=b"",
-            key_offsets=array(INT32, bytes(4 * (count + 1))),
-            rows=b"".join(rows),
-            row_offsets=offsets(rows),
-        )
-    ]
-    return batch
+    return Section(
+        relation=relation,
+        ops=bytes([op]) * count,
+        tx=array(INT32, bytes(4 * count)),
+        order=array(INT32, range(count)),
+        keys=b"",
+        key_offsets=array(INT32, bytes(4 * (count + 1))),
+        rows=b"".join(rows),
+        row_offsets=offsets(rows),
+    )
 
 
 def _now_us() -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
 
 from connectors.base import SourceSettings, Tail
 from connectors.postgres.errors import connect, translated
@@ -26,9 +27,11 @@ from connectors.postgres.slot import (
 )  # fmt: skip
 from connectors.postgres.slot_check import check_slot
 from connectors.postgres.snapshot import snapshot_batches
+from connectors.postgres.table_copier import TableCopier
 from connectors.postgres.types import LocalColumns, local_columns
 from connectors.postgres.watch import TableWatch
 from pipeline.builder import BatchBuilder
+from pipeline.catalogue import TableName
 from pipeline.errors import RetriableError
 from pipeline.slicing import select
 from schemas.change_batch import ChangeBatch
@@ -57,6 +60,7 @@ class PostgresSource:
         self._replication: ReplicationConnection | None = None
         self._facts: SourceFacts | None = None
         self._tables = TableWatch(stream, settings)
+        self._copier = TableCopier(stream, settings)
         self._confirmed = 0
 
     def batches(self, tail: Tail | None) -> Iterator[ChangeBatch | None]:
@@ -100,7 +104,9 @@ class PostgresSource:
                 builder, builder.previous_position, facts, binary=binary, mapping=self._settings.mapping
             )
             try:
-                yield from self._stream_batches(self._running(), builder, decoder)
+                for batch in self._stream_batches(self._running(), builder, decoder):
+                    yield from self._with_copy(batch)
+                    self._copier.begin_if_due(time.monotonic())
             except TextNeededError as reason:
                 log.info(
                     "stream %s: rows are read as text from here on, since the binary form of %s is of use on one "
@@ -109,6 +115,27 @@ class PostgresSource:
                 binary = False
                 builder = BatchBuilder(self._stream, tail.generation, builder.previous_position)
                 self._start_again(publications)
+
+    def _with_copy(self, batch: ChangeBatch | None) -> Iterator[ChangeBatch | None]:
+        """Yield `batch`, and at its place in there the tables that are copied anew."""
+        place = self._copier.place
+        if place is None or batch is None or not batch.positions or batch.last_position < place:
+            yield batch
+            return
+        before = bisect_left(batch.positions, place)
+        previous = batch.previous_position
+        if before:
+            whole = select(batch, range(before))
+            whole.last_part, whole.end_position = True, 0
+            previous = whole.last_position
+            yield whole
+        for part in self._copier.batches(batch.generation, previous):
+            self.keepalive()
+            previous = part.last_position
+            yield part
+        rest = select(batch, range(before, len(batch.positions)))
+        rest.previous_position = previous
+        yield rest
 
     def _start_again(self, publications: list[str]) -> None:
         """Read on from the confirmed position as text; the server may need a moment to release the slot."""
@@ -216,6 +243,10 @@ class PostgresSource:
         if self._replication is not None:
             self._replication.confirmed = max(self._replication.confirmed, end_position)
 
+    def copy_tables(self, tables: Collection[TableName]) -> None:
+        """Copy tables anew; see `connectors.base.Source`."""
+        self._copier.want(tables)
+
     def keepalive(self) -> None:
         """Send a status message if one is due."""
         if self._replication is not None:
@@ -230,6 +261,7 @@ class PostgresSource:
         if self._facts is not None:
             self._facts.close()
         self._tables.close()
+        self._copier.give_up()
 
 
 def _is_backlog(builder: BatchBuilder, now_s: float, pause_ms: float) -> bool:

@@ -65,8 +65,9 @@ class TableWatch:
             return True
         self._left_out.add(table.name)
         log.warning(
-            "stream %s: the new table %s has rows already and is NOT replicated; exclude it, or take a new snapshot of "
-            "the stream", self._stream, name,
+            "stream %s: the new table %s has rows already and is NOT replicated yet; copy it with `headrace resync "
+            "--stream %s --table %s --yes` (its name on the target), or exclude it",
+            self._stream, name, self._stream, name,
         )  # fmt: skip
         return False
 

@@ -164,12 +164,21 @@ class StreamCache:
         self.pending_bytes -= item.size
         positions = batch.positions.tolist()
         for section in batch.sections:
-            if self._wanted(section.relation.name):
+            if batch.table_copy:
+                self._forget_table(section.relation)
+            elif self._wanted(section.relation.name):
                 self._fold_section(section, positions, item.first)
         if batch.last_part:
             self.visible = batch.last_position
             self.reached = max(self.visible, batch.end_position if batch.kind == "live" else 0, self.reached)
             self._above += [position for position in positions if position > watermark]
+
+    def _forget_table(self, relation: Relation) -> None:
+        """A table copied anew: its rows come without keys, and what is known of it is superseded."""
+        for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
+            self._store.drop(block_id)
+        for block_id, fetch in self._fetches.items():
+            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
 
     def _fold_section(self, section: Section, positions: list[int], first: int) -> None:
         relation = section.relation
@@ -226,8 +235,7 @@ class StreamCache:
         for block_id, fetch in self._fetches.items():
             fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
         if change.op == TRUNCATE:
-            for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
-                self._store.drop(block_id)
+            self._forget_table(relation)
             return
         for key in (change.key, change.old_key):
             block = self._target_block(relation, key) if key is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from topologies.kafka import make_admin
 from topologies.settings import Settings
 
 TIMEOUT_S = 20.0
@@ -44,6 +45,12 @@ def end_offset(settings: Settings, kind: str, partition: int = 0) -> int:
         return int(consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)[1])
     finally:
         consumer.close()
+
+
+def group_members(settings: Settings, role: str) -> int:
+    """How many processes are in the consumer group of a role."""
+    group, admin = settings.group(role), make_admin(settings)
+    return len(admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group].result().members)
 
 
 def write_topic(settings: Settings, kind: str, values: list[bytes], partition: int = 0) -> None:

@@ -288,3 +288,19 @@ def test_what_dead_letters_touch_is_unknown_until_they_are_settled() -> None:
     assert not one.fill(NAME, key(1), b"row", replace(view(30), parked=frozenset({20})))
     with pytest.raises(TargetWentBackError, match="settled"):
         one.see(view(30))
+
+
+def test_a_table_that_is_copied_anew_is_forgotten() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))])))
+    assert one.see(view(10))
+    log.begin(19, 0, 0)
+    pack_change(log, 0, Change(ACCOUNT, TRUNCATE))
+    one.offer(log.close("snapshot", 0, 0, last_part=False))
+    log.begin(19, 0, 0)
+    one.offer(log.close("snapshot", 0, 0))
+    assert one.see(view(19))
+    assert (one.read(NAME, key(1)), one.read(NAME, key(2))) == (None, None)
+    one.offer(batch(log, (20, [insert((1, "y", 2))])))
+    assert one.see(view(20))
+    assert row(one, 1) == (1, "y", 2)

@@ -1,0 +1,80 @@
+"""Tables that an operator wants copied anew, in the ledger.
+
+A row in `headrace.table_copy` says that what the stream has of the table is superseded until its copy is applied:
+the target transaction that begins the copy deletes it. `sent` says that Kafka has the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from connectors.postgres.letters import close_epoch
+from pipeline.catalogue import TableName
+from pipeline.errors import ConfigError
+
+DDL = """
+CREATE TABLE IF NOT EXISTS headrace.table_copy (
+    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
+    sent boolean NOT NULL DEFAULT false,
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (stream, schema_name, table_name)
+);
+"""
+TABLE = "headrace.table_copy"
+_ONE = "stream = %s AND schema_name = %s AND table_name = %s"
+
+
+def request_copies(conn: psycopg.Connection, stream: str, tables: Sequence[TableName]) -> None:
+    """Ask for copies and close the epoch, in the caller's transaction. Raises ConfigError.
+
+    Units that are planned already hold changes of the tables; the next epoch's planner leaves them out. The stream's
+    row is locked, so that no takeover misses the request.
+    """
+    row = conn.execute(
+        "SELECT s.generation FROM headrace.stream s WHERE s.stream = %s AND NOT EXISTS"
+        " (SELECT FROM headrace.resync r WHERE r.stream = s.stream) FOR UPDATE OF s", [stream],
+    ).fetchone()  # fmt: skip
+    if row is None or row[0] == 0:
+        raise ConfigError(f"stream {stream}: its snapshot has not begun yet, and will copy all tables")
+    with conn.cursor() as cursor:
+        # The operator has said so: these tables may be emptied.
+        cursor.executemany(
+            "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            [(stream, *name) for name in tables],
+        )
+        cursor.executemany(
+            "INSERT INTO headrace.table_copy VALUES (%s, %s, %s)"
+            " ON CONFLICT (stream, schema_name, table_name) DO UPDATE SET sent = false",
+            [(stream, *name) for name in tables],
+        )
+    close_epoch(conn, stream)
+
+
+def read_requests(conn: psycopg.Connection, stream: str, *, unsent: bool = False) -> list[TableName]:
+    """The tables whose copy is not applied, or not even `unsent`; none in a ledger that never had any."""
+    there = conn.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
+    if there is None or there[0] is None:
+        return []
+    rows = conn.execute(
+        "SELECT schema_name, table_name FROM headrace.table_copy WHERE stream = %s AND NOT (%s AND sent) ORDER BY 1, 2",
+        [stream, unsent],
+    )
+    return [(schema, table) for schema, table in rows]
+
+
+def note_sent(conn: psycopg.Connection, stream: str, tables: Sequence[TableName]) -> None:
+    """Note that Kafka has the copies."""
+    with conn.cursor() as cursor:
+        cursor.executemany(f"UPDATE headrace.table_copy SET sent = true WHERE {_ONE}", [(stream, *t) for t in tables])
+
+
+def forget_request(conn: psycopg.Connection, stream: str, table: TableName) -> None:
+    """The copy has begun, in the caller's transaction."""
+    conn.execute(f"DELETE FROM headrace.table_copy WHERE {_ONE}", [stream, *table])
+
+
+def forget_requests(conn: psycopg.Connection, stream: str) -> None:
+    """A new snapshot copies all tables."""
+    conn.execute("DELETE FROM headrace.table_copy WHERE stream = %s", [stream])
