@@ -57,7 +57,7 @@ def _block(bucket: int) -> BlockId:
 def _plan(seed: int, home: dict[int, str], placement: Placement | None) -> dict[str, float]:
     """Plan windows of transactions; count rows that are applied where they are used, and the slowest lane's time."""
     rng = random.Random(seed)
-    prefer = LanePreference("s", placement, BUCKETS, lambda: LANES).window if placement is not None else None
+    prefer = LanePreference("s", placement, BUCKETS, lambda: LANES) if placement is not None else None
     planner = Planner("s", Restart(1, 5, 0, {}), KeyRules(CATALOGUE), lanes=8, prefer=prefer)
     node_of = {lane: node for node, lanes in LANES.items() for lane in lanes}
     weights = list(accumulate(1 / n**0.6 for n in range(1, ROWS + 1)))

@@ -6,7 +6,7 @@ Everything here may be lost at any moment: a new planner starts from the ledger 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.active_lanes import ActiveLanes
@@ -16,7 +16,7 @@ from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamStoppedError
 from pipeline.independent import window_keys
 from pipeline.inflight import InFlight, LaneSeqs
-from pipeline.lanes import Preference, assign
+from pipeline.lanes import Preferences, assign
 from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, has_news, learn_all
@@ -83,7 +83,7 @@ class Planner:
     """Plans a stream's windows for up to `lanes` lanes.
 
     `order` is "dependent", or "commit": one lane, every target state is a source state. `priorities`
-    gives classes of tables lanes of their own. `prefer` is asked for each window.
+    gives classes of tables lanes of their own. `prefer` says for each window which lanes suit it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Planner:
         *,
         lanes: int,
         order: str = "dependent",
-        prefer: Callable[[ChangeBatch], Preference | None] | None = None,
+        prefer: Preferences | None = None,
         priorities: Priorities | None = None,
     ) -> None:
         self.stream = stream
@@ -254,11 +254,17 @@ class Planner:
     def _assign(
         self, batch: ChangeBatch, components: dict[int, list[int]], dependencies: dict[int, LaneSeqs]
     ) -> tuple[dict[int, int], dict[int, LaneSeqs]]:
-        active, loads = self.active.count, self._loads
-        prefer = self._prefer(batch) if self._prefer is not None else None
+        prefer = self._prefer.window(batch) if self._prefer is not None else None
         if self._priorities is None:
-            return assign(components, dependencies, loads[:active], prefer)
-        return self._priorities.assign(batch, components, dependencies, list(loads), active, prefer)
+            return assign(components, dependencies, {lane: self._loads[lane] for lane in self._active_lanes()}, prefer)
+        return self._priorities.assign(batch, components, dependencies, self._loads, self.active.count, prefer)
+
+    def _active_lanes(self) -> Sequence[int]:
+        """The lanes to use now, lane 0 first. Where priorities give lanes to classes, the numbers say which."""
+        count = self.active.count
+        if self._prefer is None or self._priorities is not None:
+            return range(count)
+        return self._prefer.lane_order()[:count]
 
     def _busy(self) -> list[int]:
         return [lane for lane, queued in enumerate(self._queued) if queued]
@@ -273,8 +279,8 @@ class Planner:
 
         Where foreign keys exist they go through one lane, parents first as the source sent them.
         """
-        lanes = 1 if self._rules.has_foreign_keys else self.active.count
-        lane = min(range(lanes), key=self._loads.__getitem__)
+        lanes = self._active_lanes()[: 1 if self._rules.has_foreign_keys else None]
+        lane = min(lanes, key=self._loads.__getitem__)
         waits = {0: self._barrier_seq} if lane != 0 and self._inflight.applied[0] < self._barrier_seq else {}
         unit = self._unit(window, batch, record, lane, range(len(batch.positions)), waits, now_us)
         self._loads[lane] += batch.rows()

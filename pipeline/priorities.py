@@ -72,7 +72,7 @@ class Priorities:
 
     def assign(
         self, batch: ChangeBatch, components: dict[int, list[int]], dependencies: dict[int, LaneSeqs],
-        loads: list[int], active: int, prefer: Preference | None = None,
+        loads: Sequence[int], active: int, prefer: Preference | None = None,
     ) -> tuple[dict[int, int], dict[int, LaneSeqs]]:  # fmt: skip
         """As `pipeline.lanes.assign`, class by class; `loads` are those of all lanes, `active` counts normal ones."""
         ranks = self.ranks(batch)
@@ -87,28 +87,8 @@ class Priorities:
             lanes = self._lanes_of[rank][:active] if rank == NORMAL else self._lanes_of[rank]
             chosen = {name: components[name] for name in names}
             bound = {name: dependencies[name] for name in names if name in dependencies}
-            found, needed = _assign_to(lanes, chosen, bound, loads, prefer if rank == NORMAL else None)
+            own = {lane: loads[lane] for lane in lanes}
+            found, needed = assign(chosen, bound, own, prefer if rank == NORMAL else None)
             lane_of.update(found)
             waits.update(needed)
         return lane_of, waits
-
-
-def _assign_to(
-    lanes: list[int], components: dict[int, list[int]], dependencies: dict[int, LaneSeqs], loads: list[int],
-    prefer: Preference | None,
-) -> tuple[dict[int, int], dict[int, LaneSeqs]]:  # fmt: skip
-    """Call `assign` with `lanes` numbered from 0 and all others behind them, where it puts nothing."""
-    count = len(lanes)
-    number = {lane: lanes.index(lane) if lane in lanes else count + lane for lane in range(len(loads))}
-    own = [loads[lane] for lane in lanes]
-    renumbered = {
-        name: {number[lane]: seq for lane, seq in seqs.items()} for name, seqs in dependencies.items()
-    }  # fmt: skip
-    lane_of, waits = assign(components, renumbered, own, prefer)
-    for lane, load in zip(lanes, own, strict=True):
-        loads[lane] = load
-    back = {short: lane for lane, short in number.items()}
-    return (
-        {name: back[lane] for name, lane in lane_of.items()},
-        {back[lane]: {back[other]: seq for other, seq in seqs.items()} for lane, seqs in waits.items()},
-    )

@@ -120,7 +120,7 @@ class StreamPlanner:
         self._planner = Planner(
             self._stream.name, start, rules, lanes=target.lanes, order=target.order,
             priorities=target.table_priorities(),
-            prefer=self._preference.window if self._preference is not None else None,
+            prefer=self._preference,
         )  # fmt: skip
         self._next_offset = -1
         self._passed = (start.generation, start.watermark)

@@ -34,5 +34,5 @@ class Turns:
                 self._changed.notify_all()
 
     def _rank(self, lane: int) -> int:
-        """The class of a lane; one that a change of configuration has left over is as urgent as any."""
-        return self._ranks[lane] if lane < len(self._ranks) else 0
+        """The class of a lane; one that has none (see `lane_order`, or left over) is as urgent as any other."""
+        return self._ranks[lane] if lane < len(self._ranks) else min(self._ranks)

@@ -25,6 +25,7 @@ from tests.support.writing import commit_each
 from topologies.decision_log import DecisionLog, FencedError, read_to_end
 from topologies.directory_follower import DirectoryFollower
 from topologies.kafka import make_admin
+from topologies.membership import read_membership
 from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS, ensure_topics
 
@@ -180,6 +181,14 @@ def test_replication_with_two_nodes_and_the_commands(make_rig: MakeRig, monkeypa
         return found["members"] == ["local", "second"] and any(rig.stream in use["block"] for use in found["blocks"])
 
     until(shows_all, "top shows members and blocks")
+
+    def both_apply() -> bool:
+        commit_each(rig, *(f"UPDATE item SET n = n + 1 WHERE id = {n}" for n in range(1, 60)))
+        lanes = read_membership(make_admin(rig.settings), rig.settings).lanes.get(0, {})
+        used = {row[0] for row in rig.target_rows("SELECT lane FROM headrace.lane WHERE transactions > 0")}
+        return all(used & set(lanes.get(node, ())) for node in ("local", "second"))
+
+    until(both_apply, "each node applies what it masters, in four of the sixteen lanes")
     shown = runner.invoke(cli, ["directory", "top", *config]).stdout
     name = next(word for word in shown.split() if word.startswith(f"{rig.stream}/public/item/"))
     moved = runner.invoke(cli, ["directory", "move", name, "second", *config])

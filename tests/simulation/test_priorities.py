@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from pipeline.conflicts import KeyRules
+from pipeline.lanes import Preferences
 from pipeline.planner import Planner, Restart
 from pipeline.priorities import Priorities
 from tests.simulation import world
@@ -23,9 +24,9 @@ def test_histories_with_priorities_keep_every_promise(monkeypatch: pytest.Monkey
     class Prioritising(Planner):
         """A planner with an express lane and a slow one, where there are lanes enough."""
 
-        def __init__(self, stream: str, start: Restart, rules: KeyRules, *, lanes: int) -> None:
+        def __init__(self, stream: str, start: Restart, rules: KeyRules, *, lanes: int, prefer: Preferences) -> None:
             chosen = Priorities(PATTERNS, lanes) if lanes >= LANES_MIN else None
-            super().__init__(stream, start, rules, lanes=lanes, priorities=chosen)
+            super().__init__(stream, start, rules, lanes=lanes, priorities=chosen, prefer=prefer)
             units["planners"] += chosen is not None
 
         def _unit(self, *args: object, **more: object) -> object:  # type: ignore[override]

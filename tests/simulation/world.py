@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from pipeline.conflicts import KeyRules
 from pipeline.fence import Fenced, LaneRow, OpenParts
+from pipeline.lanes import Preference
 from pipeline.merging import QueuedUnit, may_follow
 from pipeline.planner import Planner
 from schemas.apply_unit import LANES_MAX, PARK, SERIAL, ApplyUnit, decode_unit, encode_unit
@@ -26,6 +28,25 @@ STEPS_TO_FINISH_MAX = 6000
 # Records are read again and again (takeovers, lanes that wait); nothing changes what was decoded.
 read_batch = lru_cache(4096)(decode_batch)
 read_unit = lru_cache(4096)(decode_unit)
+
+
+class Whims:
+    """A directory that changes its mind at any time: nothing that is right may depend on what it prefers."""
+
+    def __init__(self, rng: random.Random, lanes: int) -> None:
+        self._rng, self._lanes = rng, lanes
+
+    def window(self, batch: ChangeBatch) -> Preference | None:
+        """Some lane or none, active or not."""
+        del batch
+        return (lambda _, loads: self._rng.randint(-1, len(loads))) if self._rng.random() < 0.2 else None
+
+    def lane_order(self) -> Sequence[int]:
+        """Any order that begins with lane 0."""
+        others = [*range(1, self._lanes)]
+        if self._rng.random() < 0.3:
+            self._rng.shuffle(others)
+        return [0, *others]
 
 
 class World:
@@ -69,11 +90,13 @@ class World:
         self.captures = [*self.captures[-1:], Capture(self.history, self.log, self._clock)]
 
     def capture(self, which: int = -1, *, lost: bool = False) -> None:
-        """A capture appends a record; with `lost` the log does not keep it."""
+        """A capture appends a record; with `lost` the log does not keep it, unless nothing would ever tell."""
         capture = self.captures[which]
         record = capture.next_record(self.rng, replaced=capture is not self.captures[-1])
-        if record is not None and not lost:
-            batch = read_batch(record)
+        if record is None:
+            return
+        batch = read_batch(record)
+        if not lost or not batch.positions:
             self.note(
                 f"log {len(self.log)}: {list(batch.positions)} of generation {batch.generation}, part {batch.part}"
             )
@@ -83,7 +106,8 @@ class World:
 
     def start_planner(self, *, keep_old: bool, serial_at: int | None = None) -> None:
         """A planner takes over; the one before may go on unaware."""
-        planner = Planner("s", self.target.takeover(), KeyRules(self.history.catalogue), lanes=self.lane_count)
+        rules, whims = KeyRules(self.history.catalogue), Whims(self.rng, self.lane_count)
+        planner = Planner("s", self.target.takeover(), rules, lanes=self.lane_count, prefer=whims)
         self._serial_at[planner.epoch] = serial_at
         offset = self.committed - self.rng.randint(0, min(2, self.committed))
         self.planners = [*(self.planners[-1:] if keep_old else []), Planning(planner, offset, serial_at)]

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from pipeline.directory.access_counter import BLOCKS_MAX, SAMPLES_MAX, AccessCounter
 from pipeline.directory.block import BlockId, Owner, bucket_of, partition_of
-from pipeline.directory.preference import SLACK_TRANSACTIONS, LanePreference
+from pipeline.directory.preference import SLACK_TRANSACTIONS, LanePreference, in_turn
+from pipeline.lanes import LaneLoads
+from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import ChangeBatch, Relation, Section
 from schemas.packed import INT32
 from tests.unit.golden import EXPECTED
@@ -40,6 +42,10 @@ class EvenOdd:
         return Owner("ab"[block.bucket % 2], 1)
 
 
+def queued(*loads: int) -> LaneLoads:
+    return dict(enumerate(loads))
+
+
 def preference(lanes: Mapping[str, Sequence[int]]) -> LanePreference:
     return LanePreference("s", EvenOdd(), 8, lambda: lanes)
 
@@ -47,10 +53,10 @@ def preference(lanes: Mapping[str, Sequence[int]]) -> LanePreference:
 def test_a_set_goes_to_the_node_of_most_of_its_rows() -> None:
     prefer = preference({"a": (0, 2), "b": (1, 3)}).window(batch((0, 0), (1, 1), (2, 2), (2, 3), (2, 5)))
     assert prefer is not None
-    assert prefer([0], [0, 0, 0, 0]) == 0
-    assert prefer([0], [5, 0, 4, 0]) == 2
-    assert prefer([1], [0, 9, 0, 10]) == 1
-    assert prefer([0, 1, 2], [0, 0, 0, 0]) == 1
+    assert prefer([0], queued(0, 0, 0, 0)) == 0
+    assert prefer([0], queued(5, 0, 4, 0)) == 2
+    assert prefer([1], queued(0, 9, 0, 10)) == 1
+    assert prefer([0, 1, 2], queued(0, 0, 0, 0)) == 1
 
 
 def test_one_node_prefers_nothing() -> None:
@@ -62,15 +68,43 @@ def test_a_lane_that_is_far_behind_is_not_preferred() -> None:
     found = preference({"a": (0,), "b": (1,)})
     prefer = found.window(batch((0, 0)))
     assert prefer is not None
-    assert prefer([0], [SLACK_TRANSACTIONS, 0]) == 0
-    assert prefer([0], [SLACK_TRANSACTIONS + 1, 0]) is None
+    assert prefer([0], queued(SLACK_TRANSACTIONS, 0)) == 0
+    assert prefer([0], queued(SLACK_TRANSACTIONS + 1, 0)) is None
     assert (found.followed, found.overruled) == (1, 1)
 
 
 def test_lanes_that_are_not_active_are_not_preferred() -> None:
     prefer = preference({"a": (0,), "b": (3,)}).window(batch((0, 1)))
     assert prefer is not None
-    assert prefer([0], [0, 0]) is None
+    assert prefer([0], queued(0, 0)) is None
+
+
+def test_any_number_of_active_lanes_is_spread_over_the_nodes() -> None:
+    for nodes in range(1, 7):
+        runs = [tuple(range(n * LANES_MAX // nodes, (n + 1) * LANES_MAX // nodes)) for n in range(nodes)]
+        lanes = dict(zip("xyzabc", runs, strict=False))
+        order = in_turn(lanes)
+        assert sorted(order) == list(range(LANES_MAX))
+        assert order[0] == 0
+        for active in range(1, LANES_MAX + 1):
+            counts = [len(set(own) & set(order[:active])) for own in lanes.values()]
+            assert max(counts) - min(counts) <= 1 or active > nodes * min(map(len, lanes.values()))
+
+
+def test_the_order_of_lanes_has_each_lane_once_whatever_the_group_says() -> None:
+    assert in_turn({}) == tuple(range(LANES_MAX))
+    assert in_turn({"a": (5, 6), "b": (5, 99), "c": ()})[:4] == (0, 5, 6, 1)
+    assert in_turn({"a": (8, 9), "b": (0, 1)})[:4] == (0, 8, 1, 9)
+
+
+def test_four_lanes_of_two_nodes_are_preferred_by_both() -> None:
+    found = preference({"a": tuple(range(8)), "b": tuple(range(8, 16))})
+    active = list(found.lane_order())[:4]
+    prefer = found.window(batch((0, 0), (1, 1)))
+    assert prefer is not None
+    loads = dict.fromkeys(active, 0)
+    assert (prefer([0], loads), prefer([1], loads)) == (0, 8)
+    assert (found.followed, found.overruled) == (2, 0)
 
 
 # -- counting ----------------------------------------------------------------------------------------
