@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from benchmarks.loads import Load
 from benchmarks.machine import cpu_seconds
@@ -59,6 +60,8 @@ class Backlog:
 class Contestant(ABC):
     """One target database and the slot that feeds it. `backlog` is filled in between `prepare` and `drain`."""
 
+    title: ClassVar[str]
+
     def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog) -> None:
         self.bench = bench
         self.load = load
@@ -104,6 +107,8 @@ class Contestant(ABC):
 
 class Headrace(Contestant):
     """Every role as a process of its own, as an operator would run them."""
+
+    title = "Headrace"
 
     def __init__(
         self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog, *, lanes: int = 1,
@@ -182,6 +187,8 @@ class Headrace(Contestant):
 
 class Native(Contestant):
     """A subscription with binary transfer and streaming = parallel."""
+
+    title = "native"
 
     def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog) -> None:
         super().__init__(bench, load, name, sync, backlog)

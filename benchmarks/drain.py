@@ -13,6 +13,7 @@ from statistics import median
 
 from benchmarks import chart
 from benchmarks.contestants import MERGE, Backlog, Headrace, Native
+from benchmarks.debezium import Debezium
 from benchmarks.loads import LOADS, Load
 from benchmarks.servers import Servers, servers
 from benchmarks.store import Option, Run, Sample, ratios, samples, spread, values
@@ -34,11 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slow-fsync", action="store_true", help=f"each flush of the target waits {COMMIT_DELAY_US} µs more"
     )
+    parser.add_argument(
+        "--debezium", action="store_true", help="with Debezium and its JDBC sink as a third contestant (TPC-B loads)"
+    )
 
 
 def run(given: argparse.Namespace) -> Iterator[Sample]:
     """Yield a sample a contestant and repetition."""
     load = LOADS[given.load]
+    if given.debezium and not load.keyed[0].startswith("pgbench"):
+        raise SystemExit(f"--debezium: its progress is seen in pgbench's tables; --load {load.name} has others")
     settings = {"commit_delay": str(COMMIT_DELAY_US), "commit_siblings": "0"} if given.slow_fsync else {}
     with servers(target_settings=settings) as bench:
         prepare_template(bench, load)
@@ -57,16 +63,17 @@ def repetition(bench: Servers, load: Load, given: argparse.Namespace, seed: int)
     """One backlog, drained by every contestant in turn."""
     load.initialise(bench, bench.source, "postgres")
     backlog = Backlog()
-    contestants: list[Headrace | Native] = []
+    contestants: list[Headrace | Native | Debezium] = []
     for sync in ("off", "on") if given.sync == "both" else (given.sync,):
         contestants.append(Native(bench, load, f"native{seed}_{sync}", sync, backlog))
         contestants.append(
             Headrace(bench, load, f"hr{seed}_{sync}", sync, backlog, lanes=given.lanes, merge=given.merge)
         )
+        if given.debezium:
+            contestants.append(Debezium(bench, load, f"dbz{seed}_{sync}", sync, backlog))
     fill(bench, load, backlog, given.transactions, seed)
     for contestant in contestants:
-        kind = "native" if isinstance(contestant, Native) else "Headrace"
-        yield Sample(f"{kind}, {SYNC_TITLES[contestant.sync]}", seed, contestant.drain().metrics())
+        yield Sample(f"{contestant.title}, {SYNC_TITLES[contestant.sync]}", seed, contestant.drain().metrics())
 
 
 def fill(bench: Servers, load: Load, backlog: Backlog, transactions: int, seed: int) -> None:

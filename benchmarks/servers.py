@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +84,12 @@ class Roles:
     def start(self, *roles: str) -> None:
         """Start roles; their output goes to a file beside the configuration."""
         for role in roles:
-            log = self.config.with_suffix(f".{role}.log").open("ab")
-            command = [sys.executable, "-m", "headrace.cli", role, "-c", str(self.config)]
-            self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
+            self.launch(role, [sys.executable, "-m", "headrace.cli", role, "-c", str(self.config)])
+
+    def launch(self, role: str, command: Sequence[str]) -> None:
+        """Start any program as `role`."""
+        log = self.config.with_suffix(f".{role}.log").open("ab")
+        self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop(self) -> None:
         """Stop all roles."""

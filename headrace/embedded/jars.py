@@ -62,7 +62,7 @@ def read_lock(path: Path = LOCK_PATH) -> list[Jar]:
 def write_lock(jars: Sequence[Jar], path: Path = LOCK_PATH) -> None:
     """Write the lock, sorted."""
     lines = [f"{jar.coordinate} {jar.sha256} {jar.size_bytes}" for jar in jars]
-    head = "# Written by `python -m headrace.embedded --relock`: coordinate, SHA-256, size in bytes.\n"
+    head = "# Generated (see jars.py): coordinate, SHA-256, size in bytes.\n"
     path.write_text(head + "\n".join(sorted(lines)) + "\n")
 
 

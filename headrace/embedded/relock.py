@@ -1,9 +1,10 @@
-"""Resolve Apache Kafka's dependencies into checksums: a development tool (see `jars`)."""
+"""Resolve dependencies into checksums, Apache Kafka's by default: a development tool (see `jars`)."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jgo.maven import MavenContext
@@ -28,16 +29,20 @@ PINS = (
 )
 
 
-def resolve() -> list[Jar]:
-    """The jars of `PINS` and all they need at run time, downloaded afresh to be measured."""
+def resolve(pins: Sequence[str] = PINS, leave_out: Collection[str] = ()) -> list[Jar]:
+    """The jars of `pins` and all they need at run time, downloaded afresh to be measured.
+
+    `leave_out` names group:artifact of what is not wanted.
+    """
     with tempfile.TemporaryDirectory() as directory:
         context = MavenContext(repo_cache=Path(directory))
-        wanted = [context.create_dependency(pin) for pin in PINS]
+        wanted = [context.create_dependency(pin) for pin in pins]
         roots, needed = context.resolver.resolve(wanted)
         found = [each.artifact for each in (*roots, *needed) if each.scope in (None, "compile", "runtime")]
         return [
             _measure(f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}", artifact.resolve())
             for artifact in found
+            if f"{artifact.groupId}:{artifact.artifactId}" not in leave_out
         ]
 
 
