@@ -65,6 +65,11 @@ class KeyRules:
         self.version = 0  # rises when keys that were derived before no longer compare with those derived now
         self.has_foreign_keys = any(table.foreign_keys for table in catalogue.tables.values())
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the rules are derived from."""
+        return self._catalogue
+
     def admit(self, batch: ChangeBatch) -> bool:
         """Note the batch's relations; whether its keys compare with those of the batches before.
 

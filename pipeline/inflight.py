@@ -38,6 +38,10 @@ class InFlight:
         """Return the unrecorded units still in flight."""
         return self._live(self._blind)
 
+    def has_keys(self) -> bool:
+        """Whether keys of units in flight are recorded."""
+        return any(self._writers.values()) or any(self._readers.values())
+
     def dependencies(self, keys: WindowKeys) -> dict[int, LaneSeqs]:
         """Return component -> {lane: seq} of the units in flight that it conflicts with."""
         found: dict[int, LaneSeqs] = {}
@@ -80,9 +84,17 @@ class InFlight:
         self._traces.append(trace)
 
     def record_blind(self, lane: int, seq: int) -> None:
-        """Enter a window whose keys are not known: one unit that all later ones depend on."""
+        """Enter a unit whose keys are not known: all later ones depend on it."""
         self._blind[lane] = seq
         self.record_nothing()
+
+    def record_barrier(self, lane: int, seq: int) -> None:
+        """Enter a unit that comes after everything in flight: who waits for it needs no keys of what was before."""
+        for writers in self._writers.values():
+            writers.clear()
+        for readers in self._readers.values():
+            readers.clear()
+        self.record_blind(lane, seq)
 
     def record_nothing(self) -> None:
         """Enter a window without units."""

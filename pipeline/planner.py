@@ -15,11 +15,12 @@ from pipeline.chain import Chain, Verdict
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamStoppedError
 from pipeline.independent import window_keys
-from pipeline.inflight import InFlight, LaneSeqs
+from pipeline.inflight import InFlight, LaneSeqs, merge_waits
 from pipeline.lanes import Preferences, assign
 from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
-from pipeline.relations import Shapes, has_news, learn_all
+from pipeline.relations import Shapes, changes_of, learn_all
+from pipeline.schema_change import asks_nothing
 from pipeline.slicing import select
 from pipeline.table_copies import SupersededTables
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
@@ -174,14 +175,23 @@ class Planner:
         return [*units, *self._plan(window, batch, record, now_us, SERIAL if serial else NORMAL)]
 
     def _follow_schema(self, batch: ChangeBatch) -> bool:
-        """Whether a table has other columns from here on: everything before is applied first, the rest after."""
-        if self._shapes is None or not has_news(batch, self._shapes):
+        """Whether the target may have to change: everything before is applied first, the rest after.
+
+        A table that the ledger alone does not know is no reason: whoever applies its first rows notes its columns.
+        """
+        shapes = self._shapes
+        changes = [relation for _, relation in changes_of(batch, shapes)] if shapes is not None else []
+        if shapes is None or not changes:
             return False
-        learn_all(self._shapes, batch)
-        return True
+        again = len({relation.name for relation in changes}) < len(changes)
+        harmless = not again and all(asks_nothing(relation, shapes, self._rules.catalogue) for relation in changes)
+        learn_all(shapes, batch)
+        return batch.kind == "snapshot" or not harmless
 
     def renew(self, rules: KeyRules) -> None:
-        """Plan by the target's catalogue as it is now, from a barrier on."""
+        """Plan by the target's catalogue as it is now, behind all keys in flight that older rules gave."""
+        if rules.catalogue == self._rules.catalogue:
+            return
         self._rules, self._renewed = rules, True
         self._parked = self._parked_in(self.chain.generation)
 
@@ -222,8 +232,8 @@ class Planner:
         # A capture that starts again may send whole what another had begun to send in parts. The lane commits
         # its parts with the unit that follows them, so that unit must be in the same lane.
         alone = mode == SERIAL or not batch.whole or self._parts_open
-        if alone or self._renewed or _has_barrier(batch):
-            self._renewed = False
+        incomparable, self._renewed = self._renewed and self._inflight.has_keys(), False
+        if alone or incomparable or _has_barrier(batch):
             return [self._barrier(window, batch, record, now_us, mode)]
         if batch.kind == "snapshot":
             return [self._snapshot(window, batch, record, now_us)]
@@ -236,19 +246,19 @@ class Planner:
         keys = window_keys(batch, self._rules)
         components = keys.components()
         dependencies = self._inflight.dependencies(keys)
-        for component in components if blind else ():
-            waits = dependencies.setdefault(component, {})
-            waits.update({lane: max(seq, waits.get(lane, 0)) for lane, seq in blind.items()})
         lane_of, lane_waits = self._assign(batch, components, dependencies)
         chosen: dict[int, list[int]] = {}
         for component, transactions in components.items():
             chosen.setdefault(lane_of[component], []).extend(transactions)
-        units = [
-            self._unit(window, batch, record, lane, sorted(chosen[lane]), lane_waits.get(lane, {}), now_us)
-            for lane in sorted(chosen)
-        ]
+        # Behind a unit whose keys are not known everything waits, in any lane: that binds no set to a lane, and says
+        # nothing about how many of them are of use.
+        self.active.observe(len(chosen), sum(1 for lane in chosen if lane_waits.get(lane)))
+        units = []
+        for lane in sorted(chosen):
+            waits = lane_waits.get(lane, {})
+            merge_waits(waits, {other: seq for other, seq in blind.items() if other != lane})
+            units.append(self._unit(window, batch, record, lane, sorted(chosen[lane]), waits, now_us))
         self._inflight.record(keys, {c: (lane, self._seqs[lane]) for c, lane in lane_of.items()})
-        self.active.observe(len(units), sum(1 for unit in units if unit.waits))
         return units
 
     def _assign(
@@ -271,7 +281,7 @@ class Planner:
 
     def _single(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> ApplyUnit:
         unit = self._unit(window, batch, record, 0, range(len(batch.positions)), {}, now_us)
-        self._inflight.record_blind(0, unit.seq)
+        self._inflight.record_barrier(0, unit.seq)
         return unit
 
     def _snapshot(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> ApplyUnit:
@@ -292,7 +302,7 @@ class Planner:
         """One unit behind everything in flight, before everything that follows."""
         waits = {lane: self._queued[lane][-1][0] for lane in self._busy() if lane != 0}
         unit = self._unit(window, batch, record, 0, range(len(batch.positions)), waits, now_us, mode)
-        self._inflight.record_blind(0, unit.seq)
+        self._inflight.record_barrier(0, unit.seq)
         self._barrier_seq = unit.seq
         self._parts_open = not batch.last_part
         return unit
@@ -325,7 +335,7 @@ class Planner:
 
     def measure(self, now_us: int) -> None:
         """Let the controller of the active lanes see how fast the target applies. To be called often."""
-        # Behind units whose keys are not known everything stays in one lane, however many are active.
+        # Behind units whose keys are not known everything waits, however many lanes are active.
         spread = self.active.count == 1 or not self._inflight.blind()
         self.active.measure(now_us, self.applied, backlog=spread and sum(self._loads) >= BACKLOG_TRANSACTIONS)
 

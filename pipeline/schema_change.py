@@ -94,6 +94,12 @@ def fits(relation: Relation, table: TargetTable | None) -> bool:
     return table is not None and all(table.column(column.name) is not None for column in relation.columns)
 
 
+def asks_nothing(relation: Relation, shapes: Shapes, catalogue: Catalogue) -> bool:
+    """Whether a table is new to the ledger alone: the target has all of its columns, and under no other name."""
+    known = relation.name in shapes or any(relation.oid and shape.oid == relation.oid for shape in shapes.values())
+    return not known and fits(relation, catalogue.tables.get(relation.name))
+
+
 def plan_change(relation: Relation, shapes: Shapes, catalogue: Catalogue) -> Plan:
     """The steps that let the target follow `relation`; see the module."""
     name, new = relation.name, shape_of(relation)

@@ -142,7 +142,7 @@ class PostgresLane:
         if self._schema.has_news(group.batches) and not _is_preparation(group):
             if group.serial:
                 return self._apply_changed(group, rows)
-            self._schema.require_known(group.batches)
+            self._schema.require_known(group.batches, self._catalogue)
         if _is_preparation(group) or (rows > ROW_BY_ROW_MAX and not group.serial):
             return self._apply_by(group, rows, lambda: self._write(group.batches, group.epoch))
         try:
@@ -241,6 +241,7 @@ class PostgresLane:
                 [self._anomalies.missing, self._anomalies.existing, self._stream, self._lane],
             )
             self._anomalies = Anomalies()
+        self._schema.note_first_seen()
         hit("apply.before_commit")
         self._conn.execute("COMMIT")
         hit("apply.after_commit")

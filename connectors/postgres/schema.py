@@ -26,6 +26,7 @@ from pipeline.schema_change import (
     RenameTable,
     Step,
     WidenColumn,
+    asks_nothing,
     fits,
     plan_change,
 )  # fmt: skip
@@ -55,6 +56,7 @@ class SchemaFollower:
         self.stale = True  # read again before the next transaction
         self.written = False
         self._unknown: set[TableName] = set()
+        self._first_seen: dict[TableName, Relation] = {}  # in the group at work, and of the target's columns
         self._refused: set[TableName] = set()  # by this process, in this epoch
 
     def load(self) -> None:
@@ -66,23 +68,37 @@ class SchemaFollower:
 
     def rolled_back(self) -> None:
         """Note a rollback, which takes back what was written."""
+        self._first_seen.clear()
         self.stale = self.stale or self.written
 
     def has_news(self, batches: Sequence[ChangeBatch]) -> bool:
         """Whether a relation has other columns than the ledger knew when it was read, or is not known to it."""
         return any(has_news(batch, self.shapes, self._unknown) for batch in batches)
 
-    def require_known(self, batches: Sequence[ChangeBatch]) -> None:
+    def require_known(self, batches: Sequence[ChangeBatch], catalogue: Catalogue) -> None:
         """Raise RefusedError for a relation that differs from the known one: its unit has to be applied in order.
 
-        One that is not known at all is taken as it comes.
+        One that is not known at all is taken as it comes; `note_first_seen` notes it if the target has its columns.
         """
+        self._first_seen.clear()
         for batch in batches:
             for section in batch.sections:
-                if section.relation.name not in self.shapes:
-                    self._unknown.add(section.relation.name)
+                name = section.relation.name
+                if name not in self.shapes:
+                    if asks_nothing(section.relation, self.shapes, catalogue):
+                        self._first_seen[name] = section.relation
+                    else:
+                        self._unknown.add(name)
                 elif not self.shapes.fit(section.relation):
                     raise RefusedError(f"table {'.'.join(section.relation.name)} has changed its columns", "HR011")
+
+    def note_first_seen(self) -> None:
+        """Write into the ledger the tables that it did not know, in the caller's transaction, right before its end.
+
+        In the order of their names: another lane may be about to write the same.
+        """
+        while self._first_seen:
+            self.note(self._first_seen.pop(min(self._first_seen)))
 
     def forget_all(self) -> None:
         """A new snapshot tells of all tables."""

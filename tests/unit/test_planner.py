@@ -12,6 +12,7 @@ from pipeline.catalogue import TableName
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamGapError
 from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
+from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, shape_of
 from schemas.apply_unit import NORMAL, SERIAL, ApplyUnit
 from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch, decode_batch, encode_batch
@@ -30,7 +31,7 @@ def planner(
 
 
 def write(key: int, of: Table = ACCOUNT) -> Change:
-    row = (key, 0) if of is ACCOUNT else (key, 0, 0)
+    row = (key, 0, 0) if of is WIDER else (key, 0)
     return Change(of, UPDATE, row, row)
 
 
@@ -261,7 +262,7 @@ def test_a_truncate_waits_for_everything_and_everything_for_it() -> None:
     (unit,) = offer(wide, pack_batch([Transaction(201, (Change(ACCOUNT, TRUNCATE),))], 200))
     assert (unit.lane, unit.waits) == (0, {1: 1})
     later = offer(wide, batch(201, *range(1000, 1200)))
-    assert {unit.lane: unit.waits for unit in later} == {0: {}}
+    assert {unit.lane: unit.waits for unit in later} == {0: {}, 1: {0: 2}}
 
 
 def test_a_table_with_new_columns_waits_like_a_truncate() -> None:
@@ -325,6 +326,61 @@ def test_planning_pauses_at_its_limits_of_transactions_and_bytes(monkeypatch: py
             one.retire()
             assert not one.full
             assert one.bytes == 0
+
+
+def spread(units: list[ApplyUnit]) -> dict[int, dict[int, int]]:
+    """Lane -> waits, of a window's units; none of them is serial."""
+    assert all(unit.mode == NORMAL for unit in units)
+    return {unit.lane: unit.waits for unit in units}
+
+
+def test_the_catalogue_read_again_is_a_barrier_only_to_keys_of_other_rules() -> None:
+    free: dict[int, dict[int, int]] = {0: {}, 1: {}}
+    wide = planner(lanes=2)
+    offer(wide, batch(0, *range(200)))
+    wide.renew(KeyRules(catalogue([ACCOUNT])))
+    assert spread(offer(wide, batch(200, *range(1000, 1200)))) == free, "the same rules"
+    wide.renew(KeyRules(catalogue([WIDER])))
+    assert spread(offer(wide, batch(400, *range(2000, 2200)))) == {0: {1: 2}}
+    for lane, seq in ((0, 3), (1, 2)):
+        wide.progress(lane, 1, seq)
+    wide.retire()
+    wide.renew(KeyRules(catalogue([ACCOUNT])))
+    assert spread(offer(wide, batch(600, *range(3000, 3200)))) == free, "nothing is in flight"
+
+
+def test_behind_a_snapshot_the_first_changes_wait_in_every_lane() -> None:
+    wide = Planner("s", Restart(1, 1, 0, {}, shapes=Shapes()), KeyRules(catalogue([])), lanes=2)
+    for number in (1, 2, 3):
+        offer(wide, snapshot(number, op=TRUNCATE if number == 1 else INSERT), number)
+    assert wide.windows[0].new_schema, "its tables may have been created"
+    wide.renew(KeyRules(catalogue([ACCOUNT])))
+    assert spread(offer(wide, batch(3, *range(200)))) == {0: {1: 1}, 1: {0: 2}}
+
+
+def test_a_table_that_only_the_ledger_does_not_know_is_no_barrier() -> None:
+    def first(shapes: Shapes, *tables: Table, target: Table = WIDER) -> set[str]:
+        wide = Planner("s", Restart(1, 1, 0, {}, shapes=shapes), KeyRules(catalogue([target])), lanes=2)
+        window = [Transaction(n, (write(n, tables[n * len(tables) // 200]),)) for n in range(1, 200)]
+        units = offer(wide, pack_batch(window, 0))
+        assert wide.windows[-1].new_schema is (units[0].mode == SERIAL)
+        assert [unit.mode for unit in offer(wide, batch(199, 1, of=tables[-1]), 1)] == [NORMAL], "it is known now"
+        return {unit.mode for unit in units}
+
+    renamed = Shapes({("public", "old"): shape_of(ACCOUNT.relation)})
+    assert first(Shapes(), ACCOUNT) == {NORMAL}
+    assert first(Shapes(), WIDER, target=ACCOUNT) == {SERIAL}, "the target lacks a column"
+    assert first(Shapes(), ACCOUNT, WIDER) == {SERIAL}, "its columns change within the window"
+    assert first(renamed, ACCOUNT) == {SERIAL}, "it had another name"
+
+
+def test_urgent_sets_behind_a_barrier_go_to_their_express_lane() -> None:
+    urgent = table("urgent", [("id", "int8"), ("n", "int8")], ("id",))
+    rules, priorities = KeyRules(catalogue([ACCOUNT, urgent])), Priorities({"critical": ["public.urgent"]}, 3)
+    one = Planner("s", Restart(1, 1, 0, {}), rules, lanes=3, priorities=priorities)
+    offer(one, pack_batch([Transaction(1, (Change(ACCOUNT, TRUNCATE),))], 0))
+    offer(one, batch(1, *range(200)))
+    assert spread(offer(one, batch(201, 500, of=urgent))) == {2: {0: 1}}
 
 
 def test_other_columns_are_a_barrier_in_source_order() -> None:
