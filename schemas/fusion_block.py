@@ -16,6 +16,7 @@ IMAGE_BYTES_MAX = 4 * 1024 * 1024
 BUCKETS_MAX = 65536
 COMPRESS_BYTES_MIN = 4096
 _LENGTH = struct.Struct("!i")
+_COLUMN = ("name", "type", "key", "binary", "modifier", "number")  # what of a column shapes its rows
 _ABSENT = b"\xff\xff\xff\xff"
 
 
@@ -84,7 +85,7 @@ def encode_fusion_block(block: FusionBlock, *, compress: bool = True) -> bytes:
         "stream": block.stream, "schema": block.schema, "table": block.table, "bucket": block.bucket,
         "buckets": block.buckets, "generation": block.generation, "version": block.version, "epoch": block.epoch,
         "node": block.node, "complete": block.complete,
-        "columns": [{"name": c.name, "type": c.type, "key": c.key, "binary": c.binary} for c in block.columns],
+        "columns": [{name: getattr(column, name) for name in _COLUMN} for column in block.columns],
         "rows": block.rows, "compression": compression, "image_bytes": len(block.image), "image": image,
     })  # fmt: skip
 
@@ -106,5 +107,5 @@ def decode_fusion_block(data: bytes) -> FusionBlock:
             raise SchemaError(f"block image: damaged LZ4 data: {error}") from error
     if len(datum["image"]) != size:
         raise SchemaError(f"block image: {len(datum['image'])} bytes, {size} were announced")
-    datum["columns"] = tuple(Column(c["name"], c["type"], c["key"], c["binary"]) for c in datum["columns"])
+    datum["columns"] = tuple(Column(**column) for column in datum["columns"])
     return FusionBlock(**datum)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaException, Producer
 
@@ -20,8 +20,9 @@ from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId
 from pipeline.directory.placement import Placement
-from pipeline.errors import HeadraceError, StreamGapError
+from pipeline.errors import HeadraceError, RetriableError, StreamGapError
 from pipeline.selection import selected
+from schemas.change_batch import Relation
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, encode_fusion_block
 from topologies.cache_journal import WARM_RECORDS_MAX, ChangeLog, read_blocks
@@ -37,8 +38,6 @@ PUBLISHED_MAX = 2000  # blocks a turn
 REFRESH_RECORDS = WARM_RECORDS_MAX // 2  # blocks are journalled again before the log they need is too long
 UNKNOWN = ""  # the owner while the directory has not been read yet: better a block too many
 BACKOFF_S = (0.2, 0.5, 1.0)
-# Off: a node that began with the journal's blocks was seen to miss a change made while it was away.
-WARM = False
 
 
 class StreamFollower(threading.Thread):
@@ -77,14 +76,14 @@ class StreamFollower(threading.Thread):
 
     def run(self) -> None:
         """Follow until stopped, beginning again after errors."""
-        attempt, warm = 0, WARM
+        attempt, warm = 0, True
         while not self._stopping.is_set():
             started_s = time.monotonic()
             try:
                 self._follow(warm=warm)
             except (HeadraceError, RefusedError, SchemaError, KafkaException) as error:
                 # A gap: the journal was older than the log, or the log was cut. The watermark is a clean start.
-                warm = WARM and not isinstance(error, StreamGapError | SchemaError | TargetWentBackError)
+                warm = not isinstance(error, StreamGapError | SchemaError | TargetWentBackError)
                 attempt = 0 if time.monotonic() - started_s > 60 else attempt + 1
                 pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1]
                 log.warning("stream %s: %s; the cache begins again in %.1f s", self.stream.name, error, pause_s)
@@ -116,41 +115,49 @@ class StreamFollower(threading.Thread):
 
     def _start(self, rows: TargetRows, changes: ChangeLog, view: TargetView, offset: int, *, warm: bool) -> None:
         """Take the journal's blocks that the log can still bring up to date, and read on from the oldest."""
+        if view.watermark < view.discarded:
+            raise RetriableError(f"the watermark is below the dead letter at {view.discarded}, which was discarded")
         low, high = changes.bounds()
         at = min(max(offset, low), high)
-        blocks = self._journal(changes, view, low, at) if warm and at > low else []
+        tables = [relation for relation in rows.tables() if self.wanted(relation.name)]
+        blocks = self._journal(changes, view, tables, (low, at)) if warm and at > low else []
         start = min([view.watermark, *(block.version for block in blocks)])
         if start < view.watermark:
             floor = max(low, at - WARM_RECORDS_MAX)
             at = changes.offset_of(view.generation, start, floor, min(at, high - 1))
         with self._lock:
             self.cache = cache = self._empty(view.generation, start)
-            for block in blocks:
-                cache.warm(*block_of(block))
-            for relation in rows.tables():
-                if self.wanted(relation.name):
-                    cache.learn(relation)
-        self.warmed = len(blocks)
+            self.warmed = cache.warm(map(block_of, blocks))
+            for relation in tables:
+                cache.learn(relation)
         self._published = {BlockId(b.stream, b.schema, b.table, b.bucket): at for b in blocks}
         changes.seek(at)
         log.info(
             "stream %s: the cache begins at position %d with %d blocks of the journal",
-            self.stream.name,
-            start,
-            len(blocks),
-        )
+            self.stream.name, start, self.warmed,
+        )  # fmt: skip
 
-    def _journal(self, changes: ChangeLog, view: TargetView, low: int, at: int) -> list[FusionBlock]:
+    def _journal(
+        self, changes: ChangeLog, view: TargetView, tables: Sequence[Relation], bounds: tuple[int, int]
+    ) -> list[FusionBlock]:
+        """The blocks to begin with.
+
+        Not those of before a dead letter was discarded: the log still has it, the target never will. Nor those of
+        other columns than the target's, whose change need not be in the log.
+        """
+        low, at = bounds
         floor_batch = changes.batch_at(max(low, at - WARM_RECORDS_MAX))
         floor = floor_batch.previous_position if floor_batch.generation == view.generation else 0
+        floor = max(floor, view.discarded)
+        columns = {relation.name: {column.name for column in relation.columns} for relation in tables}
         cache, node = self.settings.cache, self.settings.cache.node
 
         def usable(block: FusionBlock) -> bool:
             block_id = BlockId(block.stream, block.schema, block.table, block.bucket)
             owner = self._placement.owner(block_id).node
-            ours = block.stream == self.stream.name and block.buckets == cache.buckets
+            ours = block.stream == self.stream.name and block.buckets == cache.buckets and owner in (node, UNKNOWN)
             current = block.generation == view.generation and block.version >= floor and view.has(block.version)
-            return ours and current and self.wanted(block_id[1:3]) and owner in (node, UNKNOWN)
+            return ours and current and {column.name for column in block.columns} == columns.get(block_id[1:3])
 
         return read_blocks(self.settings, usable, cache.memory_bytes_max)
 

@@ -49,6 +49,14 @@ class RowAnswer:
     origin: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A key's bytes, and the relation that they are of."""
+
+    relation: Relation
+    key: bytes
+
+
 class StreamReader:
     """Reads rows of one stream for the node; `rows` is used by one worker thread."""
 
@@ -180,7 +188,8 @@ class CacheNode:
         if relation is None:
             return await self._read_target(reader, table, key, None, position)
         packed = await self._in_pool(reader, lambda: reader.rows().encode_key(key, relation))
-        answer = self._look(reader, table, packed)
+        asked = _Asked(relation, packed)
+        answer = self._look(reader, asked, position)
         if answer is not None:
             self.counts["hits"] += 1
             return await self._shown(reader, answer, "cache")
@@ -188,14 +197,16 @@ class CacheNode:
         with self.lock:
             block_id = reader.follower.cache.block_id(table, packed)
         if await self.exchange.fetch(block_id):
-            answer = self._look(reader, table, packed)
-            if answer is not None and answer.position >= position:
+            answer = self._look(reader, asked, position)
+            if answer is not None:
                 return await self._shown(reader, answer, "peer")
-        return await self._read_target(reader, table, key, packed, position)
+        return await self._read_target(reader, table, key, asked, position)
 
-    def _look(self, reader: StreamReader, table: tuple[str, str], packed: bytes) -> Answer | None:
+    def _look(self, reader: StreamReader, asked: _Asked, position: int) -> Answer | None:
+        """What the cache knows. It may have begun anew since the reader waited, and be behind the position again."""
         with self.lock:
-            return reader.follower.cache.read(table, packed)
+            answer = reader.follower.cache.read(asked.relation, asked.key)
+        return answer if answer is not None and answer.position >= position else None
 
     async def _shown(self, reader: StreamReader, answer: Answer, origin: str) -> RowAnswer:
         row = answer.row
@@ -203,18 +214,18 @@ class CacheNode:
         return RowAnswer(answer.position, shown, origin)
 
     async def _read_target(
-        self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], packed: bytes | None, position: int
+        self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], asked: _Asked | None, position: int
     ) -> RowAnswer:
         """Read the row and the ledger in one snapshot; keep the row if it may be kept."""
         self.counts["target_reads"] += 1
         cache, before = reader.follower.cache, self.visible(reader.stream.name)
-        relation = cache.relations.get(table)
+        relation = asked.relation if asked is not None else None
         found = await self._in_pool(reader, lambda: reader.rows().read(table, key, relation))
         with self.lock:
             same = found.view.generation == cache.generation and cache is reader.follower.cache
             visible = max(found.view.watermark, before if same else 0)
-            if same and packed is not None and found.cacheable:
-                self.counts["filled"] += cache.fill(table, packed, found.row, found.view)
+            if same and asked is not None and found.cacheable:
+                self.counts["filled"] += cache.fill(asked.relation, asked.key, found.row, found.view)
         if not same or visible < position:
             raise NotYetError(f"stream {reader.stream.name}: the target is at {visible}, behind {position}")
         row = found.row

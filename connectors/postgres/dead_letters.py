@@ -16,7 +16,7 @@ from psycopg import pq, sql
 from connectors.base import TargetSettings
 from connectors.dead_letters import ChangeText, LetterOutcome
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.letters import close_epoch, read_letters
+from connectors.postgres.letters import close_epoch, note_discarded, read_letters
 from connectors.postgres.parking_lane import ParkingLane
 from connectors.postgres.types import type_name
 from pipeline.conflicts import KeyRules
@@ -65,6 +65,7 @@ class PostgresDeadLetters:
             chosen = [letter for letter in read_letters(conn, self._stream) if wanted(letter)]
             for letter in chosen:
                 _delete(conn, letter)
+                note_discarded(conn, letter)
             if chosen:
                 close_epoch(conn, self._stream)
         return [LetterOutcome(letter, settled=True, text="discarded") for letter in chosen]

@@ -21,6 +21,7 @@ from connectors.postgres.copy_requests import DDL as COPIES_DDL
 from connectors.postgres.copy_requests import forget_requests, note_sent, read_requests, request_copies
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import DDL as LETTERS_DDL
+from connectors.postgres.letters import DISCARDED_DDL
 from connectors.postgres.schema import read_shapes
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
@@ -81,7 +82,7 @@ ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS missing_rows bigint NOT NULL 
 ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS existing_rows bigint NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS headrace.resync (stream text PRIMARY KEY, requested_at timestamptz NOT NULL DEFAULT now());
 """
-_NEWEST_TABLE = "headrace.table_copy"  # where it is, everything is
+_NEWEST_TABLE = "headrace.discarded"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -102,7 +103,7 @@ class PostgresLedger:
             self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
             there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
             if there is None or there[0] is None:
-                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL + COPIES_DDL)
+                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL + COPIES_DDL + DISCARDED_DDL)
             self._conn.execute(
                 "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
                 [self._stream],
@@ -319,8 +320,8 @@ class PostgresLedger:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
             for table in (
-                "applied", "parked", "resync", "table_copy", "snapshot_table", "relation", "refused_change",
-                "incarnation", "lane", "stream",
+                "applied", "parked", "discarded", "resync", "table_copy", "snapshot_table", "relation",
+                "refused_change", "incarnation", "lane", "stream",
             ):  # fmt: skip
                 self._conn.execute(
                     psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),

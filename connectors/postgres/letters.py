@@ -32,6 +32,17 @@ CREATE TABLE IF NOT EXISTS headrace.parked (
     PRIMARY KEY (stream, generation, position)
 );
 """
+# The greatest letter that was discarded: whoever follows the log must not read it again below that position.
+DISCARDED_DDL = """
+CREATE TABLE IF NOT EXISTS headrace.discarded (
+    stream text PRIMARY KEY, generation bigint NOT NULL, position bigint NOT NULL
+);
+"""
+_DISCARD = """
+INSERT INTO headrace.discarded VALUES (%s, %s, %s)
+ON CONFLICT (stream) DO UPDATE SET generation = excluded.generation, position = excluded.position
+ WHERE (discarded.generation, discarded.position) < (excluded.generation, excluded.position)
+"""
 _INSERT = (
     "INSERT INTO headrace.parked VALUES (%s, %s, %s, %s, %s, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint,"
     " %s, %s, %s, %s)"
@@ -55,6 +66,11 @@ def insert_letters(conn: psycopg.Connection, stream: str, parked: Sequence[Parke
                 for each in parked
             ],
         )  # fmt: skip
+
+
+def note_discarded(conn: psycopg.Connection, letter: DeadLetter) -> None:
+    """Note that the target never gets a letter, inside the transaction that deletes it."""
+    conn.execute(_DISCARD, [letter.stream, letter.generation, letter.position])
 
 
 def close_epoch(conn: psycopg.Connection, stream: str) -> None:

@@ -25,8 +25,10 @@ ASKED_MAX = 10_000  # converted key values that are remembered
 _TEXT_SESSION = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex"}
 _VIEW = """
 SELECT s.generation, s.watermark, s.changes_offset, a.positions,
-       ARRAY(SELECT p.position FROM headrace.parked p WHERE p.stream = s.stream AND p.generation = s.generation)
+       ARRAY(SELECT p.position FROM headrace.parked p WHERE p.stream = s.stream AND p.generation = s.generation),
+       coalesce(d.position, 0)
   FROM headrace.stream s
+  LEFT JOIN headrace.discarded d ON d.stream = s.stream AND d.generation = s.generation
   LEFT JOIN headrace.applied a ON a.stream = s.stream AND a.generation = s.generation AND a.last_position > s.watermark
  WHERE s.stream = %s
 """
@@ -64,8 +66,8 @@ class PostgresRows:
             if row[3] is not None:
                 positions: array[int] = unpack(INT64, row[3], "headrace.applied.positions")
                 applied.update(positions)
-        generation, watermark, offset, _, parked = rows[0]
-        return TargetView(generation, watermark, applied, frozenset(parked)), offset
+        generation, watermark, offset, _, parked, discarded = rows[0]
+        return TargetView(generation, watermark, applied, frozenset(parked), discarded), offset
 
     def read(self, table: TableName, key: Sequence[str], relation: Relation | None) -> RowRead:
         """Read the row of a key; see `connectors.base.TargetRows`."""

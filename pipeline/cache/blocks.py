@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.catalogue import BYTEWISE_TYPES
-from schemas.change_batch import Relation
+from schemas.change_batch import Column, Relation
 
 ROW_OVERHEAD_BYTES = 180  # two bytes objects and a dict entry, CPython 3.11
 BLOCK_OVERHEAD_BYTES = 600
@@ -84,5 +84,14 @@ class Block:
 
 
 def same_columns(one: Relation, other: Relation) -> bool:
-    """Whether rows of both have the same form."""
-    return one.columns == other.columns
+    """Whether rows of both have the same form: columns of the same names, types and formats, none made anew between.
+
+    What a column's older rows have (`missing`, `unlogged`) is no part of a row.
+    """
+    if one.columns is other.columns:
+        return True  # the usual case, and a row at a time
+    return list(map(_form, one.columns)) == list(map(_form, other.columns))
+
+
+def _form(column: Column) -> tuple[str, str, bool, bool, int, int]:
+    return column.name, column.type, column.key, column.binary, column.modifier, column.number

@@ -12,7 +12,7 @@ miss a change nor be ahead of the target, whoever applied it and whoever died.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from pipeline.cache.blocks import Block, cacheable, same_columns
@@ -60,6 +60,8 @@ class StreamCache:
         self.visible = position
         self.reached = position  # at or past `visible`: the source has committed nothing between the two
         self.relations: dict[TableKey, Relation] = {}
+        self._learned: set[TableKey] = set()  # whose relation is the target's, for want of the source's
+        self._mixed: set[TableKey] = set()  # which have blocks of other columns than their relation's
         self.refused_tables: dict[TableKey, str] = {}
         self.dirty: set[BlockId] = set()
         self.pending_bytes = 0
@@ -69,6 +71,7 @@ class StreamCache:
         self._placement = placement
         self._store = store
         self._chain = Chain(stream, generation, position)
+        self._begun = position  # at or past what was discarded then: the log has discarded letters, the target not
         self._pending: deque[_Pending] = deque()
         self.current = False  # whether the target is in the same generation
         self._watermark = 0
@@ -122,7 +125,7 @@ class StreamCache:
                 f"stream {self.stream}: the target is at watermark {view.watermark} and has lost transactions up to "
                 f"{self.visible} that it had applied; the cache begins anew"
             )
-        if not self._parked <= view.parked:
+        if not self._parked <= view.parked or view.discarded > self._begun:
             raise TargetWentBackError(f"stream {self.stream}: dead letters were settled; the cache begins anew")
         self._watermark, self._parked = view.watermark, view.parked
         self._above = [position for position in self._above if position > view.watermark]
@@ -147,10 +150,12 @@ class StreamCache:
     def _restart(self, generation: int) -> None:
         """A new snapshot: forget all blocks and what was read of the old one."""
         self.generation, self.visible, self.reached, self._watermark, self.current = generation, 0, 0, 0, False
+        self._begun = 0
         self._parked = frozenset()
         self._store.drop_stream(self.stream)
         self.dirty.clear()
-        self.relations.clear()
+        for names in (self.relations, self._learned, self._mixed):
+            names.clear()
         self._above.clear()
         self._pending.clear()
         self.pending_bytes = 0
@@ -163,29 +168,25 @@ class StreamCache:
         batch = item.batch
         self.pending_bytes -= item.size
         positions = batch.positions.tolist()
-        for section in batch.sections:
+        for name, sections in _by_table(batch.sections).items():
+            if not self._wanted(name):
+                continue
             if batch.table_copy:
-                self._forget_table(section.relation)
-            elif self._wanted(section.relation.name):
-                self._fold_section(section, positions, item.first)
+                self._drop_table(name, positions[-1])  # rows without keys, which supersede what is known
+            elif len(sections) == 1:
+                self._fold_section(sections[0], positions, item.first)
+            else:
+                self._pass_over(sections, positions[-1])
         if batch.last_part:
             self.visible = batch.last_position
             self.reached = max(self.visible, batch.end_position if batch.kind == "live" else 0, self.reached)
             self._above += [position for position in positions if position > watermark]
 
-    def _forget_table(self, relation: Relation) -> None:
-        """A table copied anew: its rows come without keys, and what is known of it is superseded."""
-        for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
-            self._store.drop(block_id)
-        for block_id, fetch in self._fetches.items():
-            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
-
     def _fold_section(self, section: Section, positions: list[int], first: int) -> None:
-        relation = section.relation
-        if reason := cacheable(relation):
-            self.refused_tables[relation.name] = reason
+        if reason := cacheable(section.relation):
+            self._refuse(section.relation, positions[-1], reason)
             return
-        self._check_relation(relation, positions[-1])
+        relation = self._use_columns(section.relation, positions[-1])
         fold = TableFold(relation, lambda key: self._target_block(relation, key))
         truncated = truncates(section)
         for change in section_changes(section, positions, first):
@@ -203,16 +204,55 @@ class StreamCache:
                 self._store.resized(before, block)
         self._sizes.clear()
 
-    def _check_relation(self, relation: Relation, position: int) -> None:
-        """Rows of other columns say nothing about the table any more."""
-        before = self.relations.get(relation.name)
-        self.relations[relation.name] = relation
-        if before is not None and same_columns(before, relation):
-            return
-        for block_id, block in [*self._store.of_table(self.stream, *relation.name)]:
-            if block.version < position and not same_columns(block.relation, relation):
-                self._store.drop(block_id)
-                self.dirty.discard(block_id)
+    def _pass_over(self, sections: list[Section], position: int) -> None:
+        """A table whose columns changed within the batch: its changes lie in several sections, out of order."""
+        last = max(sections, key=lambda section: section.order[-1])
+        self._drop_table(last.relation.name, position)
+        if reason := cacheable(last.relation):
+            self._refuse(last.relation, position, reason)
+        else:
+            self._use_columns(last.relation, position)
+
+    def _refuse(self, relation: Relation, position: int, reason: str) -> None:
+        """The table can't be cached, or no more: nothing folds its changes from here on."""
+        self.refused_tables[relation.name] = reason
+        if self.relations.pop(relation.name, None) is not None:
+            self._drop_table(relation.name, position)
+
+    def _drop_table(self, table: TableKey, position: int) -> None:
+        """Drop the blocks that do not have the changes up to `position`, and those on their way."""
+        for block_id, block in [*self._store.of_table(self.stream, *table)]:
+            if block.version < position:
+                self._drop(block_id)
+        self._lose_fetches(table)
+
+    def _drop(self, block_id: BlockId) -> None:
+        self._store.drop(block_id)
+        self.dirty.discard(block_id)
+
+    def _use_columns(self, relation: Relation, position: int) -> Relation:
+        """Take a batch's columns of a table for the present ones; returns them.
+
+        Rows of other columns say nothing any more: their blocks go. One of a version past the batch may have columns
+        that a later batch brings, and stays until its time has come.
+        """
+        name = relation.name
+        known = self.relations.get(name)
+        if known is not None and same_columns(known, relation):
+            if name not in self._mixed:
+                return known
+            relation = known
+        self.relations[name] = relation
+        self._learned.discard(name)
+        self._mixed.discard(name)
+        for block_id, block in [*self._store.of_table(self.stream, *name)]:
+            if same_columns(block.relation, relation):
+                continue
+            if block.version < position:
+                self._drop(block_id)
+            else:
+                self._mixed.add(name)
+        return relation
 
     def _target_block(self, relation: Relation, key: bytes) -> Block | None:
         """The block that a change of `key` goes to; one that this node masters begins with its first change."""
@@ -232,10 +272,10 @@ class StreamCache:
 
     def _lose(self, relation: Relation, change: RowChange) -> None:
         """A dead letter's change: what it touches is not known until the letter is settled."""
-        for block_id, fetch in self._fetches.items():
-            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
+        self._lose_fetches(relation.name)
         if change.op == TRUNCATE:
-            self._forget_table(relation)
+            for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
+                self._drop(block_id)
             return
         for key in (change.key, change.old_key):
             block = self._target_block(relation, key) if key is not None else None
@@ -255,8 +295,12 @@ class StreamCache:
                 block.relation = relation
                 block.clear(complete=True)
                 self.dirty.add(block_id)
+        self._lose_fetches(relation.name)
+
+    def _lose_fetches(self, table: TableKey) -> None:
+        """Blocks of the table that are on their way can't be joined with what has happened meanwhile."""
         for block_id, fetch in self._fetches.items():
-            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == relation.name
+            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == table
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -264,35 +308,31 @@ class StreamCache:
         """The block of a key."""
         return BlockId(self.stream, *table, bucket_of(key, self._buckets))
 
-    def read(self, table: TableKey, key: bytes) -> Answer | None:
-        """The row of a key as the cache knows it, None when it does not."""
-        block = self._store.get(self.block_id(table, key))
-        if block is None or not block.known(key) or not self.current:
+    def read(self, relation: Relation, key: bytes) -> Answer | None:
+        """The row of a key as the cache knows it, None when it does not; `relation` is that of the key's bytes."""
+        block = self._store.get(self.block_id(relation.name, key))
+        if block is None or not block.known(key) or not self.current or not same_columns(block.relation, relation):
             return None
         block.touched = True
         return Answer(max(self.reached, block.version), block.relation, block.rows.get(key))
 
-    def fill(self, table: TableKey, key: bytes, row: bytes | None, view: TargetView) -> bool:
+    def fill(self, relation: Relation, key: bytes, row: bytes | None, view: TargetView) -> bool:
         """Keep a row that was read from the target in the same snapshot as `view`; whether it could be kept.
 
-        It can only while nothing beyond the visible position may have changed it, and while the snapshot has all
-        that is folded: between the two, a change of the row may have been read, applied and folded.
+        It can where the row is that of the visible position: the snapshot has all that is folded, and nothing beyond
+        that may have changed the row. The reader comes late: what was not visible in its snapshot may be now.
         """
-        relation = self.relations.get(table)
-        if relation is None or view.generation != self.generation or view.watermark > self.visible or view.parked:
-            return False  # a row that a dead letter will change looks like any other
-        if view.watermark < self._watermark or not all(map(view.has, self._above)):
+        known = self.relations.get(relation.name)
+        if known is None or not same_columns(known, relation):
             return False
-        read_ahead = {position for item in self._pending for position in item.batch.positions}
-        beyond = {position for position in view.applied if position > self.visible}
-        if beyond - read_ahead or self._pending_touches(table, key):
+        if not self._covered(view) or self._changed_beyond(view, relation, key):
             return False
-        block_id = self.block_id(table, key)
+        block_id = self.block_id(relation.name, key)
         block, owner = self._store.get(block_id), self._placement.owner(block_id)
         if block is None and owner.node == self._node:
-            block = Block(relation, complete=False, version=self.visible, epoch=owner.epoch)
+            block = Block(known, complete=False, version=self.visible, epoch=owner.epoch)
             self._store.put(block_id, block)
-        if block is None or block.version > self.visible or not same_columns(block.relation, relation):
+        if block is None or block.version > self.visible or not same_columns(block.relation, known):
             return False
         before = block.size_bytes
         block.remove(key) if row is None else block.put(key, row)
@@ -300,10 +340,27 @@ class StreamCache:
         self._forget(self._store.shrink())
         return True
 
-    def _pending_touches(self, table: TableKey, key: bytes) -> bool:
+    def _covered(self, view: TargetView) -> bool:
+        """Whether a snapshot has all that is folded here."""
+        same = self.current and view.generation == self.generation
+        return same and view.watermark >= self._watermark and all(map(view.has, self._above))
+
+    def _changed_beyond(self, view: TargetView, relation: Relation, key: bytes) -> bool:
+        """Whether a snapshot may have a change of the key that is not visible here yet."""
+        if view.watermark > self.visible or view.parked:
+            return True  # a row that a dead letter will change looks like any other
+        read_ahead = {position for item in self._pending for position in item.batch.positions}
+        beyond = {position for position in view.applied if position > self.visible}
+        return bool(beyond - read_ahead) or self._pending_touches(relation, key)
+
+    def _pending_touches(self, relation: Relation, key: bytes) -> bool:
         """Whether a batch that is read ahead may change the key; a chance hit in other bytes does no harm."""
-        sections = (s for item in self._pending for s in item.batch.sections if s.relation.name == table)
-        return any(key in s.keys or key in s.old_keys or truncates(s) for s in sections)
+        batches = (item.batch for item in self._pending)
+        sections = ((b, s) for b in batches for s in b.sections if s.relation.name == relation.name)
+        return any(
+            key in s.keys or key in s.old_keys or truncates(s) or b.table_copy or not same_columns(s.relation, relation)
+            for b, s in sections
+        )
 
     # ---- blocks that come and go -----------------------------------------------------------------
 
@@ -314,8 +371,9 @@ class StreamCache:
 
     def learn(self, relation: Relation) -> None:
         """Take the target's columns for the source's until the log says otherwise."""
-        if not cacheable(relation):
-            self.relations.setdefault(relation.name, relation)
+        if not cacheable(relation) and relation.name not in self.relations:
+            self.relations[relation.name] = relation
+            self._learned.add(relation.name)
 
     def begin_fetch(self, block_id: BlockId) -> int:
         """Note that a block was asked for, and keep its changes from now on; returns the least version to ask for."""
@@ -334,8 +392,12 @@ class StreamCache:
         fetch = self._fetches.pop(block_id, None) or _Fetch(self.visible)
         if fetch.lost or generation != self.generation or block.version < fetch.wanted:
             return False
-        relation = self.relations.setdefault((block_id.schema, block_id.table), block.relation)
-        if not same_columns(relation, block.relation) or block_id in self._store:
+        if cacheable(block.relation) or block_id in self._store:
+            return False
+        relation = self.relations.get(block.relation.name)
+        if relation is None or relation.name in self._learned:  # the sender knows the source's columns
+            relation = self._use_columns(block.relation, self.visible + 1)
+        if not same_columns(relation, block.relation):
             return False
         fold = TableFold(block.relation, lambda key: block if self._bucket(key) == block_id.bucket else None)
         for of_relation, change in fetch.tail:
@@ -345,11 +407,18 @@ class StreamCache:
         self._put(block_id, block)
         return True
 
-    def warm(self, block_id: BlockId, block: Block) -> None:
-        """Take a block of the journal at start, of a version at or past the position that the log is read from."""
-        self.relations.setdefault((block_id.schema, block_id.table), block.relation)
-        if same_columns(self.relations[block_id.schema, block_id.table], block.relation):
-            self._put(block_id, block)
+    def warm(self, blocks: Iterable[tuple[BlockId, Block]]) -> int:
+        """Take blocks of the journal at start, of versions at or past the position that the log is read from.
+
+        The newest one of a table tells its columns. Returns how many were taken.
+        """
+        taken = 0
+        for block_id, block in sorted(blocks, key=lambda pair: -pair[1].version):
+            relation = self.relations.setdefault(block.relation.name, block.relation)
+            if not cacheable(relation) and same_columns(relation, block.relation):
+                self._put(block_id, block)
+                taken += 1
+        return taken
 
     def _put(self, block_id: BlockId, block: Block) -> None:
         self._store.put(block_id, block)
@@ -386,3 +455,10 @@ class StreamCache:
                 else:
                     given.append(block_id)
         return given
+
+
+def _by_table(sections: Sequence[Section]) -> dict[TableKey, list[Section]]:
+    found: dict[TableKey, list[Section]] = {}
+    for section in sections:
+        found.setdefault(section.relation.name, []).append(section)
+    return found

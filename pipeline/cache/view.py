@@ -13,13 +13,15 @@ from schemas.change_batch import Relation
 class TargetView:
     """What one snapshot of the target's ledger says: everything up to `watermark`, and `applied` above it.
 
-    `parked` are positions that count as applied and are dead letters: the target does not have them.
+    `parked` are positions that count as applied and are dead letters: the target does not have them. `discarded` is
+    the greatest position of a letter that it will never have.
     """
 
     generation: int
     watermark: int
     applied: Set[int]
     parked: Set[int] = frozenset()
+    discarded: int = 0
 
     def has(self, position: int) -> bool:
         """Whether the transaction at `position` is applied."""

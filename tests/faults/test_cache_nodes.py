@@ -46,7 +46,7 @@ class Load:
     def _write(self) -> None:
         dice = random.Random(1)
         with psycopg.connect(self._rig.source_dsn, autocommit=True) as conn:
-            while not self._stopping.wait(0.002):
+            while not self._stopping.wait(0.005):
                 low = dice.randint(1, ROWS - 5)
                 rows = conn.execute(
                     "UPDATE item SET n = n + 1 WHERE id BETWEEN %s AND %s RETURNING id, n", [low, low + 4]
@@ -62,8 +62,11 @@ class Load:
                 with self._nodes.client(name) as client:
                     while not self._stopping.is_set():
                         known = dict(self._known)
-                        key = dice.choice(list(known)) if known else 1
-                        n, position = known.get(key, (0, 0))
+                        if not known:  # the writer has not begun
+                            self._stopping.wait(0.05)
+                            continue
+                        key = dice.choice(list(known))
+                        n, position = known[key]
                         row = client.row(self._rig.stream, "item", key, min_position=position, wait_s=3)
                         self.read[name] += 1
                         if row.position < position or row.values is None or int(str(row.values["n"])) < n:
@@ -77,13 +80,11 @@ class Load:
         self._rig.until(lambda: all(self.read[n] >= before[n] + more for n in names), f"{names} answer {more} reads")
 
 
-def exchanged(status: dict[str, Any]) -> int:
-    """Blocks that a node was sent by others; on a busy machine many come too late to be of use."""
-    counts = status["counts"]
-    return sum(int(counts.get(name, 0)) for name in ("blocks_taken", "blocks_late"))
+def taken(status: dict[str, Any]) -> int:
+    """Blocks that a node was sent by others, and keeps."""
+    return int(status["counts"].get("blocks_taken", 0))
 
 
-@pytest.mark.xfail(strict=False, reason="nodes start cold (see WARM), and a stale row was seen on a busy machine")
 def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     rig = make_rig(stream={"cache": ["public.item"]})
     nodes = Nodes(rig, ["a", "b", "c"], buckets=64)
@@ -93,15 +94,14 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     nodes.wait_until_there("a", "b")
     load = Load(rig, nodes, ("a", "b", "c"))
     load.start()
-    load.wait_for(150, "a", "b")
-    rig.start("cache-c")  # joins
-    nodes.wait_until_there("a", "b", "c")
-    load.wait_for(80, "a", "b", "c")
+    load.wait_for(60, "a", "b")
     rig.kill("cache-b", again=False)
-    load.wait_for(80, "a", "c")
+    rig.start("cache-c")  # joins
+    nodes.wait_until_there("a", "c")
+    load.wait_for(60, "a", "c")
     rig.start("cache-b")  # joins again, warmed from the journal
     nodes.wait_until_there("a", "b", "c")
-    load.wait_for(80, "a", "b", "c")
+    load.wait_for(40, "a", "b", "c")
     load.stop()
     assert not load.stale, load.stale[:5]
     at = nodes.mark()
@@ -114,12 +114,11 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
                 assert values is not None
                 assert values["n"] == there[key], (name, key)
     counts = {name: nodes.status(name) for name in ("a", "b", "c")}
-    assert sum(map(exchanged, counts.values())) > 20, counts
+    assert sum(map(taken, counts.values())) > 20, counts
     assert counts["b"]["streams"][rig.stream]["warmed_blocks"] > 0, counts["b"]
     assert not any(status["refused"].get("damaged_block") for status in counts.values()), counts
 
 
-@pytest.mark.xfail(strict=False, reason="on a busy machine no block arrived in time")
 def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_rig: MakeRig) -> None:
     rig = make_rig(stream={"cache": ["public.item"]})
     nodes = Nodes(rig, ["a", "b"], apart=True, buckets=16)
@@ -134,5 +133,5 @@ def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_r
             assert values is not None
             assert values["n"] == key
         status = client.status()
-    assert exchanged(status), status
+    assert taken(status), status
     assert status["counts"].get("detoured"), status

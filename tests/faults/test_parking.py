@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from connectors.postgres.rows import PostgresRows
 from headrace.cli import app
 from pipeline.errors import ConfigError
 from schemas.change_batch import decode_batch
@@ -105,7 +106,11 @@ def test_what_is_discarded_is_gone_and_holds_nothing_back(make_rig: MakeRig) -> 
     assert len(letters(rig)) == 2
     with pytest.raises(ConfigError, match="say which letters"):
         run("dead-letters", "discard", "-c", str(rig.config_path))
+    last = int(str(letters(rig)[-1]["position"]))
     assert run("dead-letters", "discard", "-c", str(rig.config_path), "--all")[0] == 0
+    rows = PostgresRows(rig.stream, rig.config.target_settings())
+    assert rows.view()[0].discarded == last, "caches must not read them again in the log"
+    rows.close()
     commit_each(rig, "UPDATE t SET value = 2 WHERE id = 1")
     rig.wait_until_equal()
     assert letters(rig) == []

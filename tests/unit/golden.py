@@ -78,7 +78,10 @@ EXPECTED: dict[str, Any] = {
     ),
     "fusion_block": FusionBlock(
         "orders", "public", "köln", 12, 64, 4711, 100, 2, "a", complete=True,
-        columns=(Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True)),
+        columns=(
+            Column("id", "int8", key=True, binary=True, number=1),
+            Column("note", "varchar", key=False, binary=True, modifier=24, number=3),
+        ),
         rows=2, image=encode_image([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
     ),
     "grd_affinity": GrdAffinity(

@@ -65,7 +65,7 @@ def insert(row: Row, of: Table = ACCOUNT) -> Change:
 
 
 def row(found: StreamCache, n: int) -> Row | None:
-    answer = found.read(NAME, key(n))
+    answer = found.read(ACCOUNT.relation, key(n))
     assert answer is not None, f"row {n} is not known"
     return None if answer.row is None else unpack_row(answer.row, answer.relation)
 
@@ -74,10 +74,10 @@ def test_a_change_is_visible_once_the_target_has_it() -> None:
     one, log = cache(), BatchBuilder("s", 1, 0)
     one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, [insert((2, "y", 1))])))
     assert not one.see(view(0, 10))
-    assert one.read(NAME, key(1)) is None
+    assert one.read(ACCOUNT.relation, key(1)) is None
     assert one.see(view(0, 10, 20))
     assert (one.visible, row(one, 1), row(one, 2)) == (20, (1, "x", 1), (2, "y", 1))
-    assert one.read(NAME, key(3)) is None
+    assert one.read(ACCOUNT.relation, key(3)) is None
 
 
 def test_a_truncated_table_is_known_whole() -> None:
@@ -98,7 +98,7 @@ def test_left_out_columns_come_from_the_image_before() -> None:
     assert row(one, 1) == (1, "long", 2)
     one.see(view(40))
     assert (row(one, 1), row(one, 2)) == (None, (2, "long", 3))
-    assert one.read(NAME, key(9)) is None
+    assert one.read(ACCOUNT.relation, key(9)) is None
 
 
 def test_parts_of_a_large_transaction_are_folded_together() -> None:
@@ -124,7 +124,7 @@ def test_a_new_snapshot_empties_the_cache_and_waits_for_the_target() -> None:
     one.offer(batch(BatchBuilder("s", 1, 0), (10, [insert((1, "x", 1))])))
     one.see(view(10))
     one.see(view(0, generation=2))
-    assert one.read(NAME, key(1)) is None, "the target is in a snapshot that the log has not shown yet"
+    assert one.read(ACCOUNT.relation, key(1)) is None, "the target is in a snapshot that the log has not shown yet"
     one.offer(batch(BatchBuilder("s", 2, 0), (1, [Change(ACCOUNT, TRUNCATE), insert((2, "y", 1))])))
     assert not one.see(view(10))
     assert one.see(view(1, generation=2))
@@ -175,11 +175,11 @@ def test_a_row_of_the_target_is_kept_only_when_nothing_can_have_changed_it() -> 
     one, log = cache(), BatchBuilder("s", 1, 0)
     one.offer(batch(log, (10, [insert((1, "x", 1))])))
     one.see(view(10))
-    assert not one.fill(NAME, key(2), b"row", view(20)), "the log is behind"
-    assert not one.fill(NAME, key(2), b"row", view(10, 30)), "something unknown is applied"
+    assert not one.fill(ACCOUNT.relation, key(2), b"row", view(20)), "the log is behind"
+    assert not one.fill(ACCOUNT.relation, key(2), b"row", view(10, 30)), "something unknown is applied"
     one.offer(batch(log, (20, []), (30, [insert((2, "y", 1))])))
-    assert not one.fill(NAME, key(2), b"row", view(10, 30)), "the key changes"
-    assert one.fill(NAME, key(4), None, view(10, 20))
+    assert not one.fill(ACCOUNT.relation, key(2), b"row", view(10, 30)), "the key changes"
+    assert one.fill(ACCOUNT.relation, key(4), None, view(10, 20))
     assert row(one, 4) is None
 
 
@@ -189,9 +189,9 @@ def test_a_row_that_was_read_before_its_change_was_folded_is_not_kept() -> None:
     one.see(view(20))
     one.offer(batch(log, (30, [insert((2, "y", 1))])))
     one.see(view(20, 30))
-    assert not one.fill(NAME, key(2), b"row", view(20)), "30 is folded"
+    assert not one.fill(ACCOUNT.relation, key(2), b"row", view(20)), "30 is folded"
     one.see(view(30))
-    assert not one.fill(NAME, key(2), b"row", view(20)), "the ledger has gone on"
+    assert not one.fill(ACCOUNT.relation, key(2), b"row", view(20)), "the ledger has gone on"
     assert row(one, 2) == (2, "y", 1)
 
 
@@ -272,7 +272,7 @@ def test_a_heartbeat_says_that_nothing_more_was_committed() -> None:
     assert one.reached == 0
     one.see(view(10))
     assert (one.visible, one.reached) == (10, 500)
-    answer = one.read(NAME, key(1))
+    answer = one.read(ACCOUNT.relation, key(1))
     assert answer is not None
     assert answer.position == 500
 
@@ -283,9 +283,9 @@ def test_what_dead_letters_touch_is_unknown_until_they_are_settled() -> None:
     update = Change(ACCOUNT, UPDATE, (1, "x", 1), (1, "x", 2))
     one.offer(batch(log, (20, [update]), (30, [insert((3, "z", 1))])))
     one.see(replace(view(0, 10, 20, 30), parked=frozenset({20})))
-    assert one.read(NAME, key(1)) is None
+    assert one.read(ACCOUNT.relation, key(1)) is None
     assert (row(one, 2), row(one, 3)) == ((2, "y", 1), (3, "z", 1))
-    assert not one.fill(NAME, key(1), b"row", replace(view(30), parked=frozenset({20})))
+    assert not one.fill(ACCOUNT.relation, key(1), b"row", replace(view(30), parked=frozenset({20})))
     with pytest.raises(TargetWentBackError, match="settled"):
         one.see(view(30))
 
@@ -300,7 +300,98 @@ def test_a_table_that_is_copied_anew_is_forgotten() -> None:
     log.begin(19, 0, 0)
     one.offer(log.close("snapshot", 0, 0))
     assert one.see(view(19))
-    assert (one.read(NAME, key(1)), one.read(NAME, key(2))) == (None, None)
+    assert (one.read(ACCOUNT.relation, key(1)), one.read(ACCOUNT.relation, key(2))) == (None, None)
     one.offer(batch(log, (20, [insert((1, "y", 2))])))
     assert one.see(view(20))
     assert row(one, 1) == (1, "y", 2)
+
+
+def test_a_discarded_letter_ends_what_began_before_it() -> None:
+    """It may have come and gone between two looks at the ledger; the log still has it."""
+    discarded = replace(view(30), discarded=20)
+    with pytest.raises(TargetWentBackError, match="settled"):
+        cache(position=10).see(discarded)
+    one = cache(position=20)
+    one.see(discarded)
+    assert one.current
+
+
+def numbered(of: Table, *numbers: int) -> Table:
+    """The same table with its columns numbered by its source."""
+    pairs = zip(of.relation.columns, numbers, strict=True)
+    return replace(of, relation=replace(of.relation, columns=tuple(replace(c, number=n) for c, n in pairs)))
+
+
+def kept(of: Table, version: int, *ids: int) -> tuple[BlockId, Block]:
+    """The block of a key, with rows that exist."""
+    block = Block(of.relation, complete=True, version=version)
+    for n in ids:
+        block.put(key(n), b"kept")
+    return cache().block_id(NAME, key(ids[0])), block
+
+
+def test_a_warmed_block_of_other_columns_goes_when_the_log_passes_its_version() -> None:
+    """The log's columns may differ from those of all blocks: what is past the first batch must not outlive the next."""
+    one, log = cache(position=10), BatchBuilder("s", 1, 10)
+    assert one.warm([kept(ACCOUNT, 30, 1)]) == 1
+    now = numbered(ACCOUNT, 1, 2, 3)
+    one.offer(batch(log, (20, [insert((5, "x", 1), now)]), (30, [])))
+    one.offer(batch(log, (40, [Change(now, UPDATE, (1, "x", 1), (1, "y", 2))])))
+    one.see(view(30))
+    assert one.read(ACCOUNT.relation, key(1)) is not None, "it stands for 30, which the log has just reached"
+    one.see(view(40))
+    answer = one.read(now.relation, key(1))
+    assert answer is not None
+    assert unpack_row(answer.row or b"", now.relation) == (1, "y", 2)
+
+
+def test_the_newest_block_of_the_journal_tells_the_columns() -> None:
+    now, one = numbered(ACCOUNT, 1, 2, 3), cache(position=10)
+    other = next(n for n in range(2, 50) if bucket_of(key(n), BUCKETS) != bucket_of(key(1), BUCKETS))
+    assert one.warm([kept(ACCOUNT, 20, 1), kept(now, 30, other)]) == 1
+    assert one.relations[NAME] == now.relation
+
+
+def test_the_source_s_columns_replace_the_target_s() -> None:
+    """Learned from the target until a block of another node, or the log, knows better."""
+    now, one = numbered(ACCOUNT, 1, 2, 3), cache(position=10)
+    one.learn(ACCOUNT.relation)
+    one.see(view(10))
+    assert one.fill(ACCOUNT.relation, key(1), b"row", view(10))
+    other = next(n for n in range(2, 50) if bucket_of(key(n), BUCKETS) != bucket_of(key(1), BUCKETS))
+    assert one.install(*kept(now, 10, other), 1)
+    assert one.read(ACCOUNT.relation, key(1)) is None
+    assert one.read(now.relation, key(other)) is not None
+
+
+def test_a_table_that_can_be_cached_no_more_leaves_nothing_behind() -> None:
+    one, log = cache(), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))])))
+    one.see(view(10))
+    columns = ACCOUNT.relation.columns
+    keyless = replace(
+        ACCOUNT, relation=replace(ACCOUNT.relation, columns=(replace(columns[0], key=False), *columns[1:]))
+    )
+    one.offer(batch(log, (20, [insert((1, "y", 2), keyless)])))
+    one.see(view(20))
+    assert one.read(ACCOUNT.relation, key(1)) is None
+    assert not one.dirty
+
+
+def test_columns_that_change_within_a_batch_and_back_cost_the_table() -> None:
+    """Sections hold the changes of one form each, so they can't be folded one after the other."""
+    other, one, log = numbered(ACCOUNT, 1, 2, 4), cache(), BatchBuilder("s", 1, 0)
+    one.offer(
+        batch(
+            log,
+            (10, [insert((1, "x", 1))]),
+            (20, [Change(other, UPDATE, (1, "x", 1), (1, "x", 2))]),
+            (30, [Change(ACCOUNT, UPDATE, (1, "x", 2), (1, "x", 3))]),
+        )
+    )
+    one.see(view(30))
+    assert one.read(ACCOUNT.relation, key(1)) is None
+    assert one.relations[NAME] == ACCOUNT.relation
+    one.offer(batch(log, (40, [Change(ACCOUNT, UPDATE, (1, "x", 3), (1, "x", 4))])))
+    one.see(view(40))
+    assert row(one, 1) == (1, "x", 4)
