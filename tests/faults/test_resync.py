@@ -50,7 +50,9 @@ def changes_have_expired(rig: Rig) -> None:
     [
         (slot_is_dropped, "capture", "has no replication slot"),
         pytest.param(slot_is_advanced, "capture", "past", marks=pytest.mark.long),
-        (changes_have_expired, "capture", "its retention is shorter than the outage"),
+        pytest.param(
+            changes_have_expired, "capture", "its retention is shorter than the outage", marks=pytest.mark.long
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
