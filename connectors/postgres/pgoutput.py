@@ -23,6 +23,7 @@ from connectors.postgres.tuple_data import (
     tuple_parts,
 )
 from pipeline.builder import BatchBuilder, SectionBuilder
+from pipeline.catalogue import TableName
 from pipeline.errors import StreamStoppedError
 from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping, check_key
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Column, LogicalMessage, Relation
@@ -62,12 +63,15 @@ class PgOutputDecoder:
     """Feeds one replication stream into `builder`.
 
     `skip_to` is the last position already captured: transactions at or below it are passed over. `binary` says that
-    the server was asked for binary fields. Raises TextNeededError when a table appears that must be read as text.
+    the server was asked for binary fields. `unwanted` collects the tables that the stream does not choose: the server
+    sends what was written while a table was published, also when it is no more. Raises TextNeededError when a table
+    appears that must be read as text.
     """
 
     def __init__(
-        self, builder: BatchBuilder, skip_to: int, facts: Facts, *, binary: bool, mapping: TableMapping = AS_IT_IS
-    ) -> None:
+        self, builder: BatchBuilder, skip_to: int, facts: Facts, *, binary: bool, mapping: TableMapping = AS_IT_IS,
+        chooses: Callable[[TableName], bool] = lambda _: True,
+    ) -> None:  # fmt: skip
         self.builder = builder
         self.end_position = 0
         self.in_transaction = False
@@ -77,6 +81,8 @@ class PgOutputDecoder:
         self.tables: dict[bytes, _Table] = {}
         self.tx = 0
         self.running: tuple[int, int, int] | None = None
+        self.unwanted: set[int] = set()  # their numbers
+        self._chooses = chooses
         self._facts = facts
         self._binary = binary
         self._mapping = mapping
@@ -285,6 +291,8 @@ class PgOutputDecoder:
             keys.append(name in primary if primary else bool(rest[at] & 1))
             at = end + 9
         source = (schema, table)
+        if not self._chooses(source):
+            self.unwanted.add(oid)
         uses = self._mapping.uses(source, [column for column, _, _ in described])
         if primary is not None or identity != "f":  # else rows are found by whatever columns travel
             check_key(source, zip([column for column, _, _ in described], keys, strict=True), self._mapping)

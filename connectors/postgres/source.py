@@ -33,6 +33,7 @@ from connectors.postgres.watch import TableWatch
 from pipeline.builder import BatchBuilder
 from pipeline.catalogue import TableName
 from pipeline.errors import RetriableError
+from pipeline.selection import selected
 from pipeline.slicing import select
 from schemas.change_batch import ChangeBatch
 
@@ -101,10 +102,13 @@ class PostgresSource:
         builder = BatchBuilder(self._stream, tail.generation, tail.position)
         while True:
             decoder = PgOutputDecoder(
-                builder, builder.previous_position, facts, binary=binary, mapping=self._settings.mapping
-            )
+                builder, builder.previous_position, facts, binary=binary, mapping=self._settings.mapping,
+                chooses=lambda name: selected(name, self._settings.tables, self._settings.exclude),
+            )  # fmt: skip
             try:
                 for batch in self._stream_batches(self._running(), builder, decoder):
+                    if batch is not None and decoder.unwanted:
+                        batch.sections = [s for s in batch.sections if s.relation.oid not in decoder.unwanted]
                     yield from self._with_copy(batch)
                     self._copier.begin_if_due(time.monotonic())
             except TextNeededError as reason:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import ENV_LONG
-from tests.support.fixtures import FAULTS
+from tests.support.reported import ENV_LONG, FAULTS, PEAKS
 
 
 class Results:
@@ -20,6 +19,7 @@ class Results:
     def __init__(self) -> None:
         self.outcomes: dict[str, Counter[str]] = {}
         self.faults: dict[str, Counter[str]] = {}
+        self.peaks: dict[str, int] = {}  # MiB, of whichever role had most
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the call's outcome, and a set-up or an end that failed."""
@@ -29,17 +29,21 @@ class Results:
         for key, value in report.user_properties if report.when == "teardown" else ():
             if key == FAULTS and isinstance(value, dict):
                 self.faults.setdefault(name, Counter()).update(value)
+            if key == PEAKS and isinstance(value, dict):
+                self.peaks[name] = max([self.peaks.get(name, 0), *value.values()])
 
     def table(self) -> str:
-        """Scenario, repetitions, injected faults, outcome."""
+        """Scenario, repetitions, injected faults, the most memory a role had, outcome."""
         width = max(map(len, self.outcomes), default=8)
-        lines = [f"{'scenario':<{width}}  repetitions  faults  outcome"]
+        lines = [f"{'scenario':<{width}}  repetitions  faults  memory, MiB  outcome"]
         for name, outcomes in self.outcomes.items():
             faults = self.faults.get(name, Counter())
             text = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
             kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(faults.items()))
+            memory = self.peaks.get(name, 0) or "-"
             lines.append(
-                f"{name:<{width}}  {outcomes.total():>11}  {faults.total():>6}  {text}  {kinds and f'({kinds})'}"
+                f"{name:<{width}}  {outcomes.total():>11}  {faults.total():>6}  {memory:>11}  {text}"
+                f"  {kinds and f'({kinds})'}"
             )
         return "\n".join(lines)
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from headrace.embedded import EmbeddedPostgres
+from tests.conftest import PG_SETTINGS
 from tests.support.fixtures import make_rig, shared_rig
+from tests.support.reported import ENV_LONG
 
 __all__ = ["make_rig", "shared_rig"]
-ENV_LONG = "HEADRACE_LONG_TESTS"
+
+
+@pytest.fixture
+def own_dir(server_dir: Path, request: pytest.FixtureRequest) -> Path:
+    """A directory for servers of this test's own."""
+    directory = server_dir / str(request.node.name)
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def own_pg(own_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A server that the test may kill."""
+    with EmbeddedPostgres(own_dir, settings=PG_SETTINGS) as server:
+        yield server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

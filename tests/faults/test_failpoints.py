@@ -47,6 +47,20 @@ def test_a_role_dies_at_the_other_failpoints(make_rig: MakeRig, role: str) -> No
     die_at(make_rig, role, OTHERS[role])
 
 
+@pytest.mark.long
+def test_a_planner_that_fails_at_an_event_loses_none(make_rig: MakeRig) -> None:
+    # Faust would acknowledge the event of a body that raises, and lose it.
+    rig = make_rig()
+    create_bank(rig)
+    rig.start()
+    rig.wait_until_equal()
+    with BankLoad(rig) as load:
+        for hit in (1, 2, 7):
+            rig.kill_at("plan", "plan.before_send", hit, action="error")
+            load.wait_for_transfers(BETWEEN)
+        load.finish()
+
+
 def test_no_failpoint_is_left_out() -> None:
     tried = {point for points in (*CHOSEN.values(), *OTHERS.values()) for point in points}
     assert tried | {"park.after_commit", "park.after_publish"} == NAMES

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
+import psycopg
 import pytest
 
 from headrace.status import stream_status
-from tests.support.bank import BankLoad, create_bank
+from tests.support.bank import ACCOUNTS, BankLoad, create_bank
 from tests.support.fixtures import MakeRig
 from tests.support.rig import Rig
 
@@ -77,6 +81,38 @@ def test_a_locked_table_holds_the_stream_back_and_no_longer(make_rig: MakeRig) -
             rig.until(lambda: written(rig) > before + 300, "a backlog grows")
         load.wait_for_transfers(300)
         load.finish()
+    assert rig.roles["apply"].codes == []
+
+
+def _reverse(rig: Rig, stopping: threading.Event) -> None:
+    """Transactions of somebody else on the target, that lock accounts in another order than anybody."""
+    with psycopg.connect(rig.target_dsn, autocommit=True) as conn:
+        while not stopping.wait(0.02):
+            with contextlib.suppress(psycopg.errors.DeadlockDetected), conn.transaction():
+                for key in range(ACCOUNTS, 0, -1):
+                    conn.execute("UPDATE account SET balance = balance WHERE id = %s", [key])
+
+
+@pytest.mark.long
+def test_deadlocks_with_somebody_else(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    create_bank(rig)
+    rig.start()
+    rig.wait_until_equal()
+    met = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    stopping = threading.Event()
+    others = threading.Thread(target=_reverse, args=(rig, stopping))
+    others.start()
+    try:
+        with BankLoad(rig) as load:
+            rig.until(lambda: int(str(rig.target_rows(met)[0][0])) >= 3, "there are deadlocks", timeout_s=100)
+            rig.faults["deadlocks"] += int(str(rig.target_rows(met)[0][0]))
+            stopping.set()
+            load.wait_for_transfers(20)
+            load.finish()
+    finally:
+        stopping.set()
+        others.join()
     assert rig.roles["apply"].codes == []
 
 

@@ -1,28 +1,20 @@
-"""Records that should not be there, rows that the target refuses, and servers that die under load."""
+"""Records that should not be there, and rows that the target refuses."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
 from schemas.packed import INT64
-from tests.conftest import PG_SETTINGS
-from tests.support.bank import BankLoad, create_bank
 from tests.support.fixtures import MakeRig
 from tests.support.rig import EX_OPERATOR, Rig
 from tests.support.topics import end_offset, read_topic, write_topic
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
-
-BETWEEN = 40  # transfers that reach the target between two faults
-
 
 # ---- records -----------------------------------------------------------------------------------
 
@@ -148,54 +140,3 @@ def test_a_row_that_the_target_refuses_stops_the_stream(make_rig: MakeRig) -> No
     row = rig.stream_row()
     assert row is not None
     assert row.stopped == ""
-
-
-# ---- servers -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_dir(server_dir: Path, request: pytest.FixtureRequest) -> Path:
-    """A directory for a server of this test's own."""
-    return server_dir / str(request.node.name)
-
-
-@pytest.fixture
-def own_pg(own_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that the test may kill."""
-    with EmbeddedPostgres(own_dir, settings=PG_SETTINGS) as server:
-        yield server
-
-
-def kill_again_and_again(rig: Rig, server: EmbeddedKafka | EmbeddedPostgres, rounds: int) -> None:
-    """Under load, kill the server and start it again; at the end everything must have arrived once."""
-    create_bank(rig)
-    rig.start()
-    rig.wait_until_equal()
-    with BankLoad(rig) as load:
-        for _ in range(rounds):
-            load.wait_for_transfers(BETWEEN)
-            server.kill()
-            server.start()
-        load.wait_for_transfers(BETWEEN)
-        load.finish()
-
-
-def test_the_target_is_killed(kafka: EmbeddedKafka, source_db: str, own_pg: EmbeddedPostgres, tmp_path: Path) -> None:
-    with Rig(tmp_path, kafka.bootstrap_servers, source_db, own_pg.dsn()) as rig:
-        kill_again_and_again(rig, own_pg, rounds=2)
-
-
-def test_the_source_is_killed(kafka: EmbeddedKafka, target_db: str, own_pg: EmbeddedPostgres, tmp_path: Path) -> None:
-    with Rig(tmp_path, kafka.bootstrap_servers, own_pg.dsn(), target_db) as rig:
-        kill_again_and_again(rig, own_pg, rounds=3)
-
-
-def test_the_broker_is_killed(own_dir: Path, source_db: str, target_db: str, tmp_path: Path) -> None:
-    # A killed broker is let in again when its session is over.
-    short = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
-    own_dir.mkdir()
-    with (
-        EmbeddedKafka(own_dir, settings=short) as broker,
-        Rig(tmp_path, broker.bootstrap_servers, source_db, target_db) as rig,
-    ):
-        kill_again_and_again(rig, broker, rounds=1)

@@ -12,10 +12,10 @@ import pytest
 
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 from tests.conftest import fresh_database
+from tests.support.reported import FAULTS, PEAKS
 from tests.support.rig import Rig
 
 MakeRig = Callable[..., Rig]
-FAULTS = "faults"  # a test's property: a Counter of what was done to its rigs
 
 
 class SharedRig(Protocol):
@@ -28,17 +28,25 @@ class SharedRig(Protocol):
 def make_rig(
     kafka: EmbeddedKafka, source_db: str, target_db: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[MakeRig]:
-    """Make a rig between this test's databases; everything it starts ends with the test."""
+    """Make a rig between this test's databases (or other servers); everything it starts ends with the test."""
     faults: Counter[str] = Counter()
+    peaks: dict[str, int] = {}
     with ExitStack() as stack:
 
-        def make(**settings: dict[str, object]) -> Rig:
-            rig = Rig(tmp_path, kafka.bootstrap_servers, source_db, target_db, **settings)
-            stack.callback(lambda: faults.update(rig.faults))
+        def make(
+            *,
+            servers: str = "",
+            source_dsn: str = source_db,
+            target_dsn: str = target_db,
+            **settings: dict[str, object],
+        ) -> Rig:
+            rig = Rig(tmp_path, servers or kafka.bootstrap_servers, source_dsn, target_dsn, **settings)
+            stack.callback(lambda: (faults.update(rig.faults), peaks.update(rig.peak_mib)))
             return stack.enter_context(rig)
 
         yield make
     request.node.user_properties.append((FAULTS, dict(faults)))  # a worker can send a plain dict alone
+    request.node.user_properties.append((PEAKS, peaks))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,11 @@ ROLES = ("capture", "plan", "apply")
 POLL_S = 0.05
 WAIT_S = 50.0  # how long a condition may take on a machine that is busy with something else
 LOG_LINES = 25  # of each role, in a failure's message
+EX_RETRY = 75  # a role that ends so met a fault that may pass
 EX_OPERATOR = 78  # a role that ends so waits for an operator: restarting it changes nothing
+MEASURE_S = 0.5  # between two looks at the memory of the roles
+PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+MEMORY_MAX_MIB = 300
 _ROOT = Path(__file__).parents[2]
 
 
@@ -91,6 +96,8 @@ class Rig:
         self.roles: dict[str, Role] = {}
         self.environment: dict[str, dict[str, str]] = {}  # role -> what it has besides this process's
         self.faults: Counter[str] = Counter()
+        self.peak_mib: dict[str, int] = {}  # role -> the most memory a process of it had
+        self._measured_s = 0.0
         self._lock = threading.RLock()
         self._closing = threading.Event()
         # Starts every process: the kernel ties "end with your parent" to the thread that started a child.
@@ -103,7 +110,11 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self._check_memory()
+        finally:
+            self.close()
 
     # ---- processes -----------------------------------------------------------------------------
 
@@ -126,19 +137,20 @@ class Rig:
                     role.process.kill()
                     self.faults[f"kill -9 {role.name}"] += 1
 
-    def kill_at(self, name: str, failpoint: str, hit: int = 1) -> None:
-        """Start a role anew so that it dies at the failpoint; it is started again without.
+    def kill_at(self, name: str, failpoint: str, hit: int = 1, *, action: str = "kill") -> None:
+        """Start a role anew so that it dies at the failpoint, or fails there ("error"); it is started again without.
 
-        Returns when it has died there.
+        Returns when it has ended there.
         """
         role = self.roles[name]
+        code = -signal.SIGKILL if action == "kill" else EX_RETRY
         with self._lock:
-            role.failpoints = f"{failpoint}=kill@{hit}"
+            role.failpoints = f"{failpoint}={action}@{hit}"
             process, lives = role.process, len(role.codes)
         if process is not None:
             process.terminate()
-        self.until(lambda: role.codes[lives:][1:2] == [-signal.SIGKILL], f"{name} dies at {failpoint}")
-        self.faults[f"dies at {failpoint}"] += 1
+        self.until(lambda: role.codes[lives:][1:2] == [code], f"{name} ends at {failpoint}")
+        self.faults[f"{action} at {failpoint}"] += 1
 
     def stop(self, *names: str) -> list[int]:
         """End roles with SIGTERM, in order and for good; returns their exit codes."""
@@ -186,6 +198,26 @@ class Rig:
             with self._lock:
                 for role in self.roles.values():
                     self._keep_role(role)
+            if time.monotonic() - self._measured_s >= MEASURE_S:
+                self._measure_memory()
+
+    def _measure_memory(self) -> None:
+        """Note the most memory that each running process has had."""
+        self._measured_s = time.monotonic()
+        for role in self.roles.copy().values():
+            pid = self.pid(role.name)
+            with contextlib.suppress(OSError):  # it has just ended
+                found = PEAK.search(Path(f"/proc/{pid}/status").read_text())
+                if found is not None:
+                    peak = int(found[1]) // 1024
+                    self.peak_mib[role.name] = max(self.peak_mib.get(role.name, 0), peak)
+
+    def _check_memory(self) -> None:
+        """Raise AssertionError for a role that had more memory than a role may have, whatever was done to it."""
+        self._measure_memory()
+        wrong = {name: mib for name, mib in self.peak_mib.items() if mib > MEMORY_MAX_MIB}
+        if wrong:
+            raise AssertionError(f"memory of roles, MiB, over {MEMORY_MAX_MIB}: {wrong}")
 
     def _keep_role(self, role: Role) -> None:
         if role.process is not None:
@@ -230,6 +262,14 @@ class Rig:
         for future in admin.delete_topics(names, operation_timeout=0, request_timeout=5).values():
             with contextlib.suppress(Exception):
                 future.result()
+
+    def rewrite_config(self, old: str, new: str) -> None:
+        """Change the stream's file; roles that start from now on read it so."""
+        text = self.config_path.read_text()
+        assert old in text, f"{old!r} is not in the configuration"
+        self.config_path.write_text(text.replace(old, new))
+        self.settings = load_settings(self.config_path)
+        self.config = self.settings.streams[0]
 
     # ---- logs ----------------------------------------------------------------------------------
 
