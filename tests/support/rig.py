@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from connectors.postgres.admin import PostgresSourceAdmin
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.verify import verify_tables
 from pipeline.errors import HeadraceError
+from tests.support.memory import MemoryPeaks
 from topologies.kafka import ENV_INSTANCE, make_admin
 from topologies.settings import Settings, StreamConfig, load_settings
 from topologies.topics import TOPICS
@@ -39,9 +39,6 @@ WAIT_S = 50.0  # how long a condition may take on a machine that is busy with so
 LOG_LINES = 25  # of each role, in a failure's message
 EX_RETRY = 75  # a role that ends so met a fault that may pass
 EX_OPERATOR = 78  # a role that ends so waits for an operator: restarting it changes nothing
-MEASURE_S = 0.5  # between two looks at the memory of the roles
-PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-MEMORY_MAX_MIB = 300
 _ROOT = Path(__file__).parents[2]
 
 
@@ -96,8 +93,7 @@ class Rig:
         self.roles: dict[str, Role] = {}
         self.environment: dict[str, dict[str, str]] = {}  # role -> what it has besides this process's
         self.faults: Counter[str] = Counter()
-        self.peak_mib: dict[str, int] = {}  # role -> the most memory a process of it had
-        self._measured_s = 0.0
+        self.peak_mib = MemoryPeaks()
         self._lock = threading.RLock()
         self._closing = threading.Event()
         # Starts every process: the kernel ties "end with your parent" to the thread that started a child.
@@ -112,7 +108,8 @@ class Rig:
     ) -> None:
         try:
             if kind is None:
-                self._check_memory()
+                self.peak_mib.look(self._processes(), now=True)
+                self.peak_mib.check()
         finally:
             self.close()
 
@@ -198,26 +195,10 @@ class Rig:
             with self._lock:
                 for role in self.roles.values():
                     self._keep_role(role)
-            if time.monotonic() - self._measured_s >= MEASURE_S:
-                self._measure_memory()
+            self.peak_mib.look(self._processes())
 
-    def _measure_memory(self) -> None:
-        """Note the most memory that each running process has had."""
-        self._measured_s = time.monotonic()
-        for role in self.roles.copy().values():
-            pid = self.pid(role.name)
-            with contextlib.suppress(OSError):  # it has just ended
-                found = PEAK.search(Path(f"/proc/{pid}/status").read_text())
-                if found is not None:
-                    peak = int(found[1]) // 1024
-                    self.peak_mib[role.name] = max(self.peak_mib.get(role.name, 0), peak)
-
-    def _check_memory(self) -> None:
-        """Raise AssertionError for a role that had more memory than a role may have, whatever was done to it."""
-        self._measure_memory()
-        wrong = {name: mib for name, mib in self.peak_mib.items() if mib > MEMORY_MAX_MIB}
-        if wrong:
-            raise AssertionError(f"memory of roles, MiB, over {MEMORY_MAX_MIB}: {wrong}")
+    def _processes(self) -> list[tuple[str, int]]:
+        return [(name, self.pid(name)) for name in tuple(self.roles)]
 
     def _keep_role(self, role: Role) -> None:
         if role.process is not None:

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline import planner as planning
 from pipeline.builder import BatchBuilder
-from pipeline.catalogue import TableName
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamGapError
 from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
@@ -23,10 +22,9 @@ WIDER = table("account", [("id", "int8"), ("n", "int8"), ("m", "int8")], ("id",)
 
 
 def planner(
-    *, lanes: int = 4, watermark: int = 0, applied: Sequence[int] = (), epoch: int = 1, order: str = "dependent",
-    superseded: Sequence[TableName] = (),
-) -> Planner:  # fmt: skip
-    start = Restart(epoch, 1, watermark, {1: frozenset(applied)} if applied else {}, superseded=superseded)
+    *, lanes: int = 4, watermark: int = 0, applied: Sequence[int] = (), epoch: int = 1, order: str = "dependent"
+) -> Planner:
+    start = Restart(epoch, 1, watermark, {1: frozenset(applied)} if applied else {})
     return Planner("s", start, KeyRules(catalogue([ACCOUNT])), lanes=lanes, order=order)
 
 
@@ -396,47 +394,3 @@ def test_other_columns_are_a_barrier_in_source_order() -> None:
     one.renew(KeyRules(catalogue([WIDER])))
     (renewed,) = offer(one, batch(5, 6, of=WIDER), 3)
     assert renewed.lane == 0, "one unit behind all, since keys of other rules can't be compared"
-
-
-def copy(previous: int, *, given_up: bool = False) -> list[ChangeBatch]:
-    """The account table copied anew, right after `previous`."""
-    builder = BatchBuilder("s", 1, previous)
-    found = []
-    for op in (TRUNCATE, INSERT, INSERT):
-        change = Change(ACCOUNT, op, new=(7, 7) if op == INSERT else None)
-        pack_change(builder, builder.begin(previous + 1, 0, 0), change)
-        found.append(builder.close("snapshot", 0, previous + 1, last_part=False))
-    builder.begin(previous + 1, 0, 0)
-    return found if given_up else [*found, builder.close("snapshot", 0, 0)]
-
-
-def rows_of(units: Sequence[ApplyUnit]) -> int:
-    return sum(decode_batch(unit.batch).rows() for unit in units)
-
-
-def test_changes_of_a_table_are_left_out_until_its_copy() -> None:
-    one = planner(superseded=[ACCOUNT.relation.name])
-    other = table("other", [("id", "int8")], ("id",))
-    both = pack_batch([Transaction(1, (write(1), Change(other, INSERT, new=(1,))))], 0)
-    (unit,) = offer(one, both)
-    assert [section.relation.table for section in decode_batch(unit.batch).sections] == ["other"]
-    assert offer(one, batch(1, 5)) == []
-    assert [rows_of(offer(one, part)) for part in copy(2)] == [1, 1, 1, 0]
-    assert rows_of(offer(one, batch(3, 5))) == 1
-    one.progress(0, 1, 9)
-    assert [window.last_position for window in one.retire()] == [1, 2, 2, 2, 2, 3, 4]
-
-
-def test_a_copy_that_was_given_up_supersedes_until_the_next_one() -> None:
-    one = planner(watermark=5, superseded=[ACCOUNT.relation.name])
-    for part in copy(5, given_up=True):
-        assert rows_of(offer(one, part)) == 1
-    assert offer(one, batch(5, 1)) == []
-    assert [rows_of(offer(one, part)) for part in copy(6)] == [1, 1, 1, 0]
-    assert rows_of(offer(one, batch(7, 1))) == 1
-
-
-def test_a_new_snapshot_copies_every_table() -> None:
-    one = planner(superseded=[ACCOUNT.relation.name])
-    assert rows_of(offer(one, snapshot(1, 2, op=TRUNCATE))) == 1
-    assert rows_of(offer(one, batch(1, 5, generation=2))) == 1
