@@ -64,6 +64,11 @@ class Chain:
         self._advance(batch)
         return Link(Verdict.ACCEPT, first)
 
+    def is_heartbeat(self, batch: ChangeBatch) -> bool:
+        """Whether a batch says that the source has nothing more up to its end."""
+        here = (self.generation, self.position) == (batch.generation, batch.previous_position)
+        return here and not batch.positions and self.open_part < 0
+
     def _restart(self, batch: ChangeBatch) -> Link:
         if batch.previous_position != 0 or batch.part != 0:
             raise StreamGapError(self._gap_message(batch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.cache.blocks import Block
@@ -87,3 +87,11 @@ class TableFold:
 def truncates(section: Section) -> bool:
     """Whether a section has a TRUNCATE."""
     return TRUNCATE in section.ops
+
+
+def by_table(sections: Sequence[Section]) -> dict[tuple[str, str], list[Section]]:
+    """The sections of each table: several where its columns changed within the batch."""
+    found: dict[tuple[str, str], list[Section]] = {}
+    for section in sections:
+        found.setdefault(section.relation.name, []).append(section)
+    return found

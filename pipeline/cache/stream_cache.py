@@ -11,12 +11,12 @@ miss a change nor be ahead of the target, whoever applied it and whoever died.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Set
 
 from pipeline.cache.blocks import Block, cacheable, same_columns
-from pipeline.cache.changes import RowChange, TableFold, section_changes, truncates
+from pipeline.cache.changes import RowChange, TableFold, by_table, section_changes, truncates
+from pipeline.cache.fetches import Fetch, Fetches
+from pipeline.cache.read_ahead import Pending, ReadAhead
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer, TargetView, TargetWentBackError
 from pipeline.chain import Chain, Verdict
@@ -25,27 +25,7 @@ from pipeline.directory.placement import Placement
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation, Section
 
 PENDING_BYTES_MAX = 64 * 1024 * 1024  # batches read ahead of the target; the reader pauses beyond
-FETCH_BYTES_MAX = 16 * 1024 * 1024  # changes kept for blocks that are on their way
 TableKey = tuple[str, str]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A batch of the log that is not applied as a whole yet; `first`: transactions before it are folded."""
-
-    batch: ChangeBatch
-    first: int
-    size: int
-
-
-@dataclass(slots=True)
-class _Fetch:
-    """A block on its way: the changes since it was asked for."""
-
-    wanted: int  # the least version that will do
-    tail: list[tuple[Relation, RowChange]] = field(default_factory=list)
-    size_bytes: int = 0
-    lost: bool = False
 
 
 class StreamCache:
@@ -64,7 +44,6 @@ class StreamCache:
         self._mixed: set[TableKey] = set()  # which have blocks of other columns than their relation's
         self.refused_tables: dict[TableKey, str] = {}
         self.dirty: set[BlockId] = set()
-        self.pending_bytes = 0
         self._wanted = wanted
         self._buckets = buckets
         self._node = node
@@ -72,13 +51,13 @@ class StreamCache:
         self._store = store
         self._chain = Chain(stream, generation, position)
         self._begun = position  # at or past what was discarded then: the log has discarded letters, the target not
-        self._pending: deque[_Pending] = deque()
+        self._read_ahead = ReadAhead()
         self.current = False  # whether the target is in the same generation
         self._watermark = 0
         self._parked: Set[int] = frozenset()
         self._above: list[int] = []  # folded, and above the watermark last seen
         self._sizes: dict[BlockId, int] = {}  # of the blocks of a section, before it is folded
-        self._fetches: dict[BlockId, _Fetch] = {}
+        self._fetches = Fetches()
 
     # ---- the log ---------------------------------------------------------------------------------
 
@@ -88,29 +67,23 @@ class StreamCache:
         return self.pending_bytes >= PENDING_BYTES_MAX
 
     @property
+    def pending_bytes(self) -> int:
+        """Of what was read and is not folded yet."""
+        return self._read_ahead.bytes
+
+    @property
     def pending(self) -> bool:
         """Whether something was read that is not folded yet."""
-        return bool(self._pending)
+        return bool(self._read_ahead)
 
     def offer(self, batch: ChangeBatch) -> None:
         """Take the next batch of the log. Raises StreamGapError."""
         link = self._chain.offer(batch)
-        if link.verdict is Verdict.REPEAT and not self._is_heartbeat(batch):
+        if link.verdict is Verdict.REPEAT and not self._chain.is_heartbeat(batch):
             return
         if link.verdict is Verdict.RESTART:
             self._restart(batch.generation)
-        if batch.part == 0:
-            while self._pending and not self._pending[-1].batch.last_part:  # parts that a new capture begins anew
-                self.pending_bytes -= self._pending.pop().size
-        size = sum(len(section.rows) + len(section.keys) for section in batch.sections)
-        self._pending.append(_Pending(batch, link.first, size))
-        self.pending_bytes += size
-
-    def _is_heartbeat(self, batch: ChangeBatch) -> bool:
-        """Whether a batch says that the source has nothing more up to its end."""
-        chain = self._chain
-        here = (chain.generation, chain.position) == (batch.generation, batch.previous_position)
-        return here and not batch.positions and chain.open_part < 0
+        self._read_ahead.add(batch, link.first)
 
     def see(self, view: TargetView) -> bool:
         """Fold what the target has applied; whether anything moved.
@@ -130,22 +103,13 @@ class StreamCache:
         self._watermark, self._parked = view.watermark, view.parked
         self._above = [position for position in self._above if position > view.watermark]
         moved = False
-        while (count := self._applied_prefix(view)) > 0:
-            for _ in range(count):
-                self._fold(self._pending.popleft(), view.watermark)
+        while applied := self._read_ahead.take_applied(view):
+            for item in applied:
+                self._fold(item, view.watermark)
             moved = True
         if moved:
-            self._forget(self._store.shrink())
+            self.dirty.difference_update(self._store.shrink())
         return moved
-
-    def _applied_prefix(self, view: TargetView) -> int:
-        """How many batches at the head of `pending` make up a whole applied one: 0 or the parts of it."""
-        for number, item in enumerate(self._pending):
-            if not all(map(view.has, item.batch.positions)):
-                return 0
-            if item.batch.last_part:
-                return number + 1
-        return 0
 
     def _restart(self, generation: int) -> None:
         """A new snapshot: forget all blocks and what was read of the old one."""
@@ -157,18 +121,15 @@ class StreamCache:
         for names in (self.relations, self._learned, self._mixed):
             names.clear()
         self._above.clear()
-        self._pending.clear()
-        self.pending_bytes = 0
-        for fetch in self._fetches.values():
-            fetch.lost = True
+        self._read_ahead.clear()
+        self._fetches.lose_all()
 
     # ---- folding ---------------------------------------------------------------------------------
 
-    def _fold(self, item: _Pending, watermark: int) -> None:
+    def _fold(self, item: Pending, watermark: int) -> None:
         batch = item.batch
-        self.pending_bytes -= item.size
         positions = batch.positions.tolist()
-        for name, sections in _by_table(batch.sections).items():
+        for name, sections in by_table(batch.sections).items():
             if not self._wanted(name):
                 continue
             if batch.table_copy:
@@ -224,7 +185,7 @@ class StreamCache:
         for block_id, block in [*self._store.of_table(self.stream, *table)]:
             if block.version < position:
                 self._drop(block_id)
-        self._lose_fetches(table)
+        self._fetches.lose_table(table)
 
     def _drop(self, block_id: BlockId) -> None:
         self._store.drop(block_id)
@@ -272,7 +233,7 @@ class StreamCache:
 
     def _lose(self, relation: Relation, change: RowChange) -> None:
         """A dead letter's change: what it touches is not known until the letter is settled."""
-        self._lose_fetches(relation.name)
+        self._fetches.lose_table(relation.name)
         if change.op == TRUNCATE:
             for block_id, _ in [*self._store.of_table(self.stream, *relation.name)]:
                 self._drop(block_id)
@@ -295,12 +256,7 @@ class StreamCache:
                 block.relation = relation
                 block.clear(complete=True)
                 self.dirty.add(block_id)
-        self._lose_fetches(relation.name)
-
-    def _lose_fetches(self, table: TableKey) -> None:
-        """Blocks of the table that are on their way can't be joined with what has happened meanwhile."""
-        for block_id, fetch in self._fetches.items():
-            fetch.lost = fetch.lost or (block_id.schema, block_id.table) == table
+        self._fetches.lose_table(relation.name)
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -337,7 +293,7 @@ class StreamCache:
         before = block.size_bytes
         block.remove(key) if row is None else block.put(key, row)
         self._store.resized(before, block)
-        self._forget(self._store.shrink())
+        self.dirty.difference_update(self._store.shrink())
         return True
 
     def _covered(self, view: TargetView) -> bool:
@@ -349,18 +305,8 @@ class StreamCache:
         """Whether a snapshot may have a change of the key that is not visible here yet."""
         if view.watermark > self.visible or view.parked:
             return True  # a row that a dead letter will change looks like any other
-        read_ahead = {position for item in self._pending for position in item.batch.positions}
         beyond = {position for position in view.applied if position > self.visible}
-        return bool(beyond - read_ahead) or self._pending_touches(relation, key)
-
-    def _pending_touches(self, relation: Relation, key: bytes) -> bool:
-        """Whether a batch that is read ahead may change the key; a chance hit in other bytes does no harm."""
-        batches = (item.batch for item in self._pending)
-        sections = ((b, s) for b in batches for s in b.sections if s.relation.name == relation.name)
-        return any(
-            key in s.keys or key in s.old_keys or truncates(s) or b.table_copy or not same_columns(s.relation, relation)
-            for b, s in sections
-        )
+        return bool(beyond - self._read_ahead.positions()) or self._read_ahead.touches(relation, key)
 
     # ---- blocks that come and go -----------------------------------------------------------------
 
@@ -377,7 +323,7 @@ class StreamCache:
 
     def begin_fetch(self, block_id: BlockId) -> int:
         """Note that a block was asked for, and keep its changes from now on; returns the least version to ask for."""
-        self._fetches[block_id] = _Fetch(self.visible)
+        self._fetches[block_id] = Fetch(self.visible)
         return self.visible
 
     def end_fetch(self, block_id: BlockId) -> None:
@@ -389,7 +335,7 @@ class StreamCache:
 
         One that nobody asked for has to be as new as what is visible here.
         """
-        fetch = self._fetches.pop(block_id, None) or _Fetch(self.visible)
+        fetch = self._fetches.pop(block_id, None) or Fetch(self.visible)
         if fetch.lost or generation != self.generation or block.version < fetch.wanted:
             return False
         if cacheable(block.relation) or block_id in self._store:
@@ -399,7 +345,9 @@ class StreamCache:
             relation = self._use_columns(block.relation, self.visible + 1)
         if not same_columns(relation, block.relation):
             return False
-        fold = TableFold(block.relation, lambda key: block if self._bucket(key) == block_id.bucket else None)
+        fold = TableFold(
+            block.relation, lambda key: block if bucket_of(key, self._buckets) == block_id.bucket else None
+        )
         for of_relation, change in fetch.tail:
             if not same_columns(of_relation, block.relation):
                 return False
@@ -422,23 +370,15 @@ class StreamCache:
 
     def _put(self, block_id: BlockId, block: Block) -> None:
         self._store.put(block_id, block)
-        self._forget(self._store.shrink())
-
-    def _bucket(self, key: bytes) -> int:
-        return bucket_of(key, self._buckets)
+        self.dirty.difference_update(self._store.shrink())
 
     def _keep_for_fetches(self, relation: Relation, change: RowChange) -> None:
         if not self._fetches:
             return
         for key in {change.key, change.old_key} - {None}:
             fetch = self._fetches.get(self.block_id(relation.name, key or b""))
-            if fetch is not None and not fetch.lost:
-                fetch.tail.append((relation, change))
-                fetch.size_bytes += len(change.row) + len(change.key)
-                fetch.lost = fetch.size_bytes > FETCH_BYTES_MAX
-
-    def _forget(self, evicted: list[BlockId]) -> None:
-        self.dirty.difference_update(evicted)
+            if fetch is not None:
+                fetch.keep(relation, change)
 
     def remastered(self) -> list[BlockId]:
         """Give blocks the epoch of their present master; returns those that another node masters now.
@@ -455,10 +395,3 @@ class StreamCache:
                 else:
                     given.append(block_id)
         return given
-
-
-def _by_table(sections: Sequence[Section]) -> dict[TableKey, list[Section]]:
-    found: dict[TableKey, list[Section]] = {}
-    for section in sections:
-        found.setdefault(section.relation.name, []).append(section)
-    return found

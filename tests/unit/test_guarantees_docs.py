@@ -32,7 +32,5 @@ def test_what_the_guarantees_name_is_there() -> None:
 
 
 def test_what_is_not_there_is_found() -> None:
-    text = (
-        "`test_nothing_of_this_name`, `test_no_such.py`, `pipeline/none.py`, `test_tidy.py`, `advance`"
-    )
+    text = "`test_nothing_of_this_name`, `test_no_such.py`, `pipeline/none.py`, `test_tidy.py`, `advance`"
     assert missing(text) == ["test_nothing_of_this_name", "test_no_such.py", "pipeline/none.py"]
