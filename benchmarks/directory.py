@@ -6,6 +6,7 @@ Look-ups and moves are measured; nodes and caches are simulated over the real di
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from pipeline.directory.directory import ENTRIES_MAX
 
 TITLE = "Resource directory"
 OURS, LOCK, ASKED = "directory", "one lock", "a message a look-up"
+BEST = "best possible"
 THREADS = 16
 HIT_BLOCKS, HIT_TRACE = 100_000, 400_000
 SHARES = (0.05, 0.2, 0.5)  # of the blocks have a ready entry
@@ -72,6 +74,7 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
 def _lookups(blocks: list[BlockId], seed: int, parts: Sequence[str]) -> Iterator[Sample]:
     rng = random.Random(seed)
     trace = zipf(blocks, 2 * TRACE, rng)
+    gc.freeze()  # the benchmark's own million names; the directory's entries stay under the collector
     if "lookup" in parts:
         yield Sample("memory", seed, {"bytes a packed entry": packed_bytes(blocks)})
     for name in (OURS, LOCK, ASKED):
@@ -90,6 +93,7 @@ def _lookups(blocks: list[BlockId], seed: int, parts: Sequence[str]) -> Iterator
                 yield Sample(f"locks, {name}", seed, {"lock share": share, "look-ups a second": TRACE / wall_s})
         if asked is not None:
             asked.close()
+    gc.unfreeze()
 
 
 def _hits(seed: int) -> Iterator[Sample]:
@@ -103,7 +107,8 @@ def _hits(seed: int) -> Iterator[Sample]:
                 lambda rng, make=make: make(blocks, rng, HIT_TRACE), entries,  # type: ignore[misc]
                 round(entries * ours / theirs), random.Random(seed),
             )  # fmt: skip
-            yield Sample(f"hits, {name}, {share:.0%}", seed, dict(zip((OURS, "LRU"), found, strict=True)))
+            rates = dict(zip((OURS, "LRU", BEST), found, strict=True))
+            yield Sample(f"hits, {name}, {share:.0%}", seed, rates)
 
 
 def _placement(seed: int) -> Iterator[Sample]:
@@ -172,7 +177,8 @@ def section(runs: Sequence[Run]) -> str:
                 (f"{THREADS} reading threads and a writer", "locks, ", ("lock share", "look-ups a second"), ",.3g"),
                 ("memory", "memory", ("bytes a packed entry",), ".1f"),
                 ("bytes a ready entry", "entry memory", (OURS, "LRU"), ",.0f"),
-                ("hit rate of ready entries: trace, share of the blocks", "hits, ", (OURS, "LRU"), ".3f"),
+                ("hit rate of ready entries: trace, share of the blocks", "hits, ",
+                 (OURS, "LRU", BEST), ".3f"),
                 ("accesses at the master", "placement, ",
                  ("hash", OURS, "oracle", "remote transfers saved", "moves"), ",.3g"),
                 ("next accessor foretold", "prediction, ", ("model", "last", "most"), ".3f"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import threading
 import time
@@ -255,8 +256,11 @@ def packed_bytes(blocks: list[BlockId]) -> float:
 
 def hit_rates(
     make: Callable[[random.Random], list[BlockId]], entries_max: int, lru_max: int, rng: random.Random
-) -> tuple[float, float]:
-    """Share of look-ups answered by ready entries: ours, and an LRU list. The first half of the trace warms up."""
+) -> tuple[float, float, float]:
+    """Share of look-ups answered by ready entries: ours, an LRU list, and the best that as many entries can do.
+
+    The first half of the trace warms up.
+    """
     trace = make(rng)
     directory = Directory(entries_max=entries_max)
     directory.join(Members(NODES, 1))
@@ -276,7 +280,28 @@ def hit_rates(
             lru.popitem(last=False)
     looked = directory.lookups
     assert looked.ready + looked.cold == len(trace) - half
-    return looked.ready / (len(trace) - half), hits / (len(trace) - half)
+    return looked.ready / (len(trace) - half), hits / (len(trace) - half), best_rate(trace, entries_max)
+
+
+def best_rate(trace: list[BlockId], entries_max: int) -> float:
+    """The hit rate of who knows the future: what is used last of all leaves, or does not enter (Belady 1966)."""
+    never, seen = len(trace), dict[BlockId, int]()
+    following = [never] * len(trace)
+    for n in range(len(trace) - 1, -1, -1):
+        following[n] = seen.get(trace[n], never)
+        seen[trace[n]] = n
+    kept: dict[BlockId, int] = {}
+    last: list[tuple[int, BlockId]] = []  # by next use, the farthest first; some are out of date
+    hits, half = 0, len(trace) // 2
+    for n, block in enumerate(trace):
+        hits += n >= half and block in kept
+        kept[block] = following[n]
+        heapq.heappush(last, (-following[n], block))
+        while len(kept) > entries_max:
+            use, farthest = heapq.heappop(last)
+            if kept.get(farthest) == -use:
+                del kept[farthest]
+    return hits / (len(trace) - half)
 
 
 def scan_mix(blocks: list[BlockId], rng: random.Random, count: int) -> list[BlockId]:
