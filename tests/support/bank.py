@@ -92,6 +92,7 @@ class BankLoad:
 
     def wait_for_transfers(self, more: int) -> None:
         """Wait until the target has `more` transfers than now; from then on the reader checks."""
+        self._rig.until(lambda: self.applied() >= 0, "the target answers")
         before = self.applied()
         self._rig.until(lambda: self.applied() >= before + more, f"{more} more transfers are applied")
         self._reading.set()

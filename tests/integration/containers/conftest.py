@@ -1,18 +1,13 @@
-"""Fixtures of the container tests: servers for the session, a bank for a module's tests.
-
-Without an engine the tests are skipped, with the reason; with HEADRACE_REQUIRE_DOCKER=1 any skip is a failure.
-"""
+"""Fixtures of the container tests: servers for the session, a bank for a module's tests."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from headrace.testing.container_parts import ContainerParts
 from headrace.testing.fixtures import (
-    ENV_REQUIRED,
     headrace_kafka,
     headrace_parts,
     headrace_source,
@@ -22,19 +17,14 @@ from headrace.testing.fixtures import (
 )
 from tests.integration.containers.rig import ContainerRig
 from tests.support.bank import create_bank
+from tests.support.container_skips import pytest_runtest_makereport, pytest_runtest_setup
 
-__all__ = ["headrace_kafka", "headrace_parts", "headrace_source", "headrace_stream", "headrace_target"]
+__all__ = [
+    "headrace_kafka", "headrace_parts", "headrace_source", "headrace_stream", "headrace_target",
+    "pytest_runtest_makereport", "pytest_runtest_setup",
+]  # fmt: skip
 
 APPLY = 3
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and os.environ.get(ENV_REQUIRED) == "1" and item.get_closest_marker("containers"):
-        report.outcome = "failed"
-        report.longrepr = f"{ENV_REQUIRED}=1 and the test was skipped: {report.longrepr}"
-    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,8 +41,8 @@ def parts(headrace_parts: ContainerParts) -> ContainerParts:
 @pytest.fixture(scope="module")
 def bank(parts: ContainerParts) -> Iterator[ContainerRig]:
     """A running stream with the tables of the bank; three apply containers share its lanes."""
-    with ContainerRig(parts) as rig:
+    with ContainerRig(parts, cached=["public.account"]) as rig:
         create_bank(rig)
-        rig.start_roles({"capture": 1, "plan": 1, "apply": APPLY})
+        rig.start_roles({"capture": 1, "plan": 1, "apply": APPLY, "monitor": 1})
         rig.wait_until_equal()
         yield rig

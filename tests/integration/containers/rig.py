@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
+from confluent_kafka import KafkaException
 
 from headrace.testing import Stream, assert_replicated
 from headrace.testing.container_parts import ContainerParts, ContainerPipeline
@@ -18,12 +19,21 @@ LOG_LINES = 120
 
 
 class ContainerRig(Stream):
-    """One stream whose roles are containers."""
+    """One stream whose roles are containers. With tables `cached` there can be the roles of cache and directory too."""
 
-    def __init__(self, parts: ContainerParts, *, target: Mapping[str, object] | None = None) -> None:
-        super().__init__(parts, target=target)
+    def __init__(self, parts: ContainerParts, *, cached: Sequence[str] = ()) -> None:
+        super().__init__(parts)
         self.parts = parts
         self.pipeline: ContainerPipeline
+        self._cached = list(cached)
+
+    def headrace_config(self) -> dict[str, object]:
+        """The configuration with the addresses for Headrace."""
+        config = super().headrace_config()
+        if self._cached:
+            config["directory"] = {"enabled": True}
+            config["streams"] = [{**stream, "cache": self._cached} for stream in _tables(config["streams"])]
+        return config
 
     def start_roles(self, counts: Mapping[str, int], commands: Mapping[str, Sequence[str]] | None = None) -> None:
         """Start containers of each role."""
@@ -47,7 +57,7 @@ class ContainerRig(Stream):
             try:
                 if condition():
                     return
-            except (psycopg.Error, HeadraceError) as error:
+            except (psycopg.Error, KafkaException, HeadraceError) as error:
                 last = f" (last error: {error})"
             if time.monotonic() > end_s:
                 log = "\n".join(self.logs().splitlines()[-LOG_LINES:])
@@ -73,6 +83,11 @@ class ContainerRig(Stream):
     def target_rows(self, query: str) -> list[tuple[object, ...]]:
         """The rows of a query on the target."""
         return _rows(self.target_dsn, query)
+
+
+def _tables(value: object) -> list[Mapping[str, object]]:
+    assert isinstance(value, list)
+    return value
 
 
 def _rows(dsn: str, query: str) -> list[tuple[object, ...]]:

@@ -25,6 +25,21 @@ def test_the_image_is_small_and_without_root(docker: DockerClient) -> None:
     assert "HEADRACE_HEARTBEAT" in str(config["Healthcheck"]["Test"])
 
 
+def test_the_health_check_looks_at_the_heartbeat(docker: DockerClient) -> None:
+    image = image_of("headrace")
+    check = docker.client.images.get(image).attrs["Config"]["Healthcheck"]["Test"]
+    assert check[0] == "CMD-SHELL"
+    container = docker.run(image, ["sleep", "300"], detach=True, entrypoint="", network_mode="none")
+    try:
+        codes = []
+        for before in ("true", "touch $HEADRACE_HEARTBEAT", "touch --date=-40seconds $HEADRACE_HEARTBEAT"):
+            assert container.exec_run(["sh", "-c", before]).exit_code == 0
+            codes.append(container.exec_run(["sh", "-c", check[1]]).exit_code)
+        assert codes == [1, 0, 1], "no role yet, one whose loop turns, one whose loop stands still"
+    finally:
+        container.remove(force=True)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(150)]
 
 BETWEEN = 60
 TIMEOUT_S = 10.0
+PIPELINE = {"capture": 1, "plan": 1, "apply": 2}
+BESIDE = {"monitor": 1, "affinity": 1, "fusion": 1, "cache": 1}
 
 
 def lanes_by_member(rig: ContainerRig) -> list[int]:
@@ -37,11 +39,12 @@ def test_apply_is_scaled_from_one_to_three_to_two_under_load(bank: ContainerRig)
         load.finish()
 
 
-def test_every_role_is_replaced_under_load(bank: ContainerRig) -> None:
-    bank.pipeline.scale("apply", 2)
+@pytest.mark.parametrize("counts", [PIPELINE, BESIDE], ids=["pipeline", "beside it"])
+def test_every_role_is_replaced_under_load(bank: ContainerRig, counts: dict[str, int]) -> None:
+    bank.pipeline.start(counts)
     with BankLoad(bank) as load:
-        for role, count in (("capture", 1), ("plan", 1), ("apply", 2)):
+        for role, count in counts.items():
             load.wait_for_transfers(BETWEEN)
-            assert bank.pipeline.replace(role) == [0] * count
+            assert (role, bank.pipeline.replace(role)) == (role, [0] * count)
         load.wait_for_transfers(BETWEEN)
         load.finish()
