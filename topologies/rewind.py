@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from connectors.base import load_connector
 from pipeline.errors import ConfigError, RetriableError
-from topologies.kafka import make_admin, until_answered
+from topologies.kafka import make_admin, make_consumer, until_answered
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
@@ -35,7 +35,7 @@ def rewind_groups(settings: Settings) -> None:
     wanted = []
     for stream in settings.streams:
         number = settings.numbers()[stream.name]
-        committed = _committed(admin, group, TopicPartition(topic, number))
+        committed = _committed(settings, group, TopicPartition(topic, number))
         ledger = _ledger_offset(stream)
         if committed > ledger >= 0:
             log.warning(
@@ -62,15 +62,22 @@ def alter_offsets(admin: AdminClient, request: list[ConsumerGroupTopicPartitions
                 raise KafkaException(where.error)
 
 
-def _committed(admin: AdminClient, group: str, where: TopicPartition) -> int:
-    def ask() -> int:
-        request = [ConsumerGroupTopicPartitions(group, [where])]
-        for future in admin.list_consumer_group_offsets(request, request_timeout=ANSWER_S).values():
-            for found in future.result().topic_partitions or []:
-                return int(found.offset)
-        return -1
+def _committed(settings: Settings, group: str, where: TopicPartition) -> int:
+    """The group's offset; below zero when it has none."""
+    # Not AdminClient.list_consumer_group_offsets: librdkafka 2.16 aborts the process ("refcnt > 0") when a broker
+    # comes back while it is asked.
+    consumer = make_consumer(settings, group)
 
-    return until_answered(ask, f"group {group}: reading its offsets")
+    def ask() -> int:
+        (found,) = consumer.committed([where], timeout=ANSWER_S)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return int(found.offset)
+
+    try:
+        return until_answered(ask, f"group {group}: reading its offsets")
+    finally:
+        consumer.close()
 
 
 def _ledger_offset(stream: StreamConfig) -> int:
