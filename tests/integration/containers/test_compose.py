@@ -25,7 +25,7 @@ SEVERAL = ("compose.yaml", "compose.streams.yaml")
 PROJECT = "headrace-test"
 WRITERS = ("orders", "invoices")  # shell loops without a health check
 SOCKET = "/var/run/docker.sock"
-WAIT_S = 50.0
+WAIT_S = 90.0
 POLL_S = 0.5
 
 
