@@ -13,8 +13,9 @@ from rich.table import Table
 
 from headrace.configuration import reachable_settings
 from headrace.console import EX_OK
-from headrace.directory_view import BlockUse, move_block, read_picture
+from headrace.directory_view import BlockUse, Transfers, move_block, read_picture, read_transfers
 from headrace.options import DEFAULT_CONFIG, Config, Json, console
+from pipeline.directory.routes import Outcome
 from schemas.grd_affinity import GrdAffinity
 
 app = typer.Typer(help="The resource directory: which node masters which rows, and why.", no_args_is_help=True)
@@ -27,16 +28,21 @@ def top(
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Lines of each table.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """The blocks used most in the last minute, their masters, and the newest decisions."""
-    picture = read_picture(reachable_settings(config))
+    """The blocks used most in the last minute, their masters, the newest decisions, how blocks came to nodes."""
+    settings = reachable_settings(config)
+    picture, transfers = read_picture(settings), read_transfers(settings)
     uses, moves = picture.hottest(count), picture.moves(count)
     if as_json:
         shown = {"members": sorted(picture.directory.nodes()), "blocks": [use_json(use) for use in uses]}
+        counts = {node: {way: count for way, (count, _) in ways.items()} for node, ways in transfers.items()}
+        shown["transfers"] = counts
         console().print_json(json.dumps({**shown, "moves": [asdict(move) for move in moves]}))
     else:
         console().print(f"members: {', '.join(sorted(picture.directory.nodes())) or 'none yet'}")
         console().print(use_table(uses))
         console().print(moves_table(moves))
+        if transfers:
+            console().print(transfers_table(transfers))
     raise typer.Exit(EX_OK)
 
 
@@ -95,3 +101,15 @@ def moves_table(moves: Iterable[GrdAffinity]) -> Table:
         decided = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(move.decided_us / 1e6))
         table.add_row(decided, move.block, move.master or "hash", str(move.epoch), move.reason)
     return table
+
+
+def transfers_table(transfers: Transfers) -> Table:
+    """How blocks came to each node since it started."""
+    table = Table("node", *(outcome.value for outcome in Outcome), title="transfers of blocks, latency lately")
+    for node, ways in transfers.items():
+        table.add_row(node, *(_way_text(*ways.get(outcome.value, (0, ""))) for outcome in Outcome))
+    return table
+
+
+def _way_text(count: int, latency: str) -> str:
+    return f"{count:,} ({latency})" if latency else f"{count:,}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
+from headrace.recent import recent_reports
 from pipeline.directory.block import BlockId, Owner, partition_of
 from pipeline.directory.directory import Directory
 from pipeline.directory.following import take
@@ -16,6 +17,7 @@ from pipeline.errors import ConfigError, RetriableError
 from schemas.errors import SchemaError
 from schemas.grd_accesses import GrdAccesses, decode_accesses
 from schemas.grd_affinity import MEMBERS, GrdAffinity, encode_affinity
+from topologies.cache_report import CACHE_ROLE, transfers_of
 from topologies.decision_log import read_to_end
 from topologies.kafka import make_consumer, make_producer, until_answered
 from topologies.settings import Settings
@@ -27,6 +29,8 @@ MOVE_S = 40.0  # a decider that has just been started needs some of it
 ASK_S = 5.0
 BY_HAND = "by hand"
 POLL_S = 0.5
+
+Transfers = dict[str, dict[str, tuple[int, str]]]  # node -> outcome -> count, and latency as text where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,17 @@ def read_picture(settings: Settings) -> Picture:
     now_us = time.time_ns() // 1000
     records = read_to_end(settings, range(KEYED_PARTITIONS))
     return Picture(records, _recent_reports(settings), now_us)
+
+
+def read_transfers(settings: Settings) -> Transfers:
+    """What the cache nodes have said in the last minute. Raises RetriableError, KafkaException."""
+    found: Transfers = {}
+    for stream in settings.cached_streams():
+        for report in recent_reports(settings, settings.numbers()[stream.name]):
+            role, _, node = report.role.partition("/")
+            if role == CACHE_ROLE:
+                found[node] = transfers_of(report)
+    return found
 
 
 def require_directory(settings: Settings) -> None:

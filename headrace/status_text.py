@@ -94,7 +94,8 @@ def _controls(status: StreamStatus) -> Iterator[str]:
 def control_text(control: Control) -> str:
     """A controller's value, when it changed and why."""
     since = f", {seconds_text(max(0.0, time.time() - control.changed_us / 1e6))} ago" if control.changed_us else ""
-    return f"{control.name} = {control.value:,.4g} {control.unit} ({control.reason}{since})"
+    why = f" ({control.reason}{since})" if control.reason else ""
+    return f"{control.name} = {control.value:,.4g} {control.unit}{why}"
 
 
 def _buffers(status: StreamStatus) -> Iterator[str]:

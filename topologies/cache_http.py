@@ -108,6 +108,7 @@ def node_status(node: CacheNode) -> dict[str, object]:
     return {
         "node": node.members.node, "nodes": node.members.nodes, "epoch": node.members.epoch, "streams": streams,
         "blocks": len(node.store), "memory_bytes": node.store.size_bytes, "evicted": node.store.evicted,
+        "transfers": node.exchange.transfers.routes.status(),
         "counts": dict(node.counts), "refused": dict(node.exchange.arrivals.refused),
         "links": {peer: _link_status(link.batcher.statistics) for peer, link in node.exchange.links.items()},
     }  # fmt: skip

@@ -20,12 +20,18 @@ from confluent_kafka import Producer
 from connectors.base import KeyTextError, RefusedError, TargetRows, load_connector
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
+from pipeline.directory.directory import Change
 from pipeline.errors import ConfigError, RetriableError
 from schemas.change_batch import Relation
+from topologies.access_reports import AccessReports
 from topologies.cache_exchange import Exchange
 from topologies.cache_follower import StreamFollower
-from topologies.cache_members import Members
+from topologies.cache_members import DirectedMembers, Members
+from topologies.cache_report import CACHE_ROLE, cache_report
+from topologies.cache_transfers import Fetched
+from topologies.directory_follower import DirectoryFollower
 from topologies.kafka import make_admin, make_producer
+from topologies.reporting import Reporter
 from topologies.settings import Settings, StreamConfig
 from topologies.topics import ensure_topics
 
@@ -93,13 +99,23 @@ class CacheNode:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.counts: Counter[str] = Counter()
+        self.directory: DirectoryFollower | None = None
         self.members = Members(settings.cache.node)
+        self._accesses: AccessReports | None = None
+        if settings.directory.enabled:
+            self.directory = DirectoryFollower(settings, node=settings.cache.node, changed=self._remastered)
+            self.members = DirectedMembers(settings.cache.node, self.directory.directory)
+            self._accesses = AccessReports(settings)
         self.store = BlockStore(settings.cache.memory_bytes_max)
         self.lock = threading.Lock()
         self.readers: dict[str, StreamReader] = {}
         self.producer: Producer = make_producer(settings)
         self.exchange = Exchange(self)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._reporters = {
+            stream.name: Reporter(settings, stream.name, f"{CACHE_ROLE}/{settings.cache.node}")
+            for stream in settings.cached_streams()
+        }
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -108,6 +124,8 @@ class CacheNode:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(ensure_topics, make_admin(self.settings), self.settings)
         await self.exchange.start()
+        if self.directory is not None:
+            self.directory.start()
         for stream in self.settings.cached_streams():
             follower = StreamFollower(
                 self.settings, stream, self.members, self.store, self.lock, lambda s=stream: connect_rows(s),  # type: ignore[misc]
@@ -121,6 +139,8 @@ class CacheNode:
         for reader in self.readers.values():
             reader.follower.stop()
         await self.exchange.stop()
+        if self.directory is not None:
+            await asyncio.to_thread(self.directory.stop)
         for reader in self.readers.values():
             await asyncio.to_thread(reader.follower.join, STOP_S)
             await asyncio.get_running_loop().run_in_executor(reader.pool, reader.drop)
@@ -132,7 +152,23 @@ class CacheNode:
         for reader in self.readers.values():
             if reader.follower.fatal is not None:
                 raise reader.follower.fatal
+        if self.directory is not None and self.directory.fatal is not None:
+            raise self.directory.fatal
+        if self._accesses is not None:
+            self._accesses.publish(self.producer)
         self.exchange.tick()
+        self._report()
+
+    def _report(self) -> None:
+        """Tell what the transfers came to, a second apart."""
+        for name, reporter in self._reporters.items():
+            if reporter.due():
+                reporter.send(self.producer, cache_report(self, name))
+
+    def _remastered(self, change: Change) -> None:
+        """The directory has moved a block (its follower's thread)."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.exchange.moved, change)
 
     # ---- positions -------------------------------------------------------------------------------
 
@@ -188,19 +224,22 @@ class CacheNode:
         if relation is None:
             return await self._read_target(reader, table, key, None, position)
         packed = await self._in_pool(reader, lambda: reader.rows().encode_key(key, relation))
+        block_id = reader.follower.cache.block_id(table, packed)
+        if self._accesses is not None:
+            self._accesses.read(block_id)
         asked = _Asked(relation, packed)
         answer = self._look(reader, asked, position)
         if answer is not None:
             self.counts["hits"] += 1
             return await self._shown(reader, answer, "cache")
         self.counts["misses"] += 1
-        with self.lock:
-            block_id = reader.follower.cache.block_id(table, packed)
-        if await self.exchange.fetch(block_id):
+        found = await self.exchange.transfers.fetch(block_id)
+        if found is Fetched.HERE:
             answer = self._look(reader, asked, position)
             if answer is not None:
                 return await self._shown(reader, answer, "peer")
-        return await self._read_target(reader, table, key, asked, position)
+        granted = found is Fetched.ABSENT
+        return await self._read_target(reader, table, key, asked, position, granted=granted)
 
     def _look(self, reader: StreamReader, asked: _Asked, position: int) -> Answer | None:
         """What the cache knows. It may have begun anew since the reader waited, and be behind the position again."""
@@ -214,8 +253,9 @@ class CacheNode:
         return RowAnswer(answer.position, shown, origin)
 
     async def _read_target(
-        self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], asked: _Asked | None, position: int
-    ) -> RowAnswer:
+        self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], asked: _Asked | None, position: int,
+        *, granted: bool = False,
+    ) -> RowAnswer:  # fmt: skip
         """Read the row and the ledger in one snapshot; keep the row if it may be kept."""
         self.counts["target_reads"] += 1
         cache, before = reader.follower.cache, self.visible(reader.stream.name)
@@ -225,7 +265,8 @@ class CacheNode:
             same = found.view.generation == cache.generation and cache is reader.follower.cache
             visible = max(found.view.watermark, before if same else 0)
             if same and asked is not None and found.cacheable:
-                self.counts["filled"] += cache.fill(asked.relation, asked.key, found.row, found.view)
+                kept = cache.fill(asked.relation, asked.key, found.row, found.view, granted=granted)
+                self.counts["filled"] += kept
         if not same or visible < position:
             raise NotYetError(f"stream {reader.stream.name}: the target is at {visible}, behind {position}")
         row = found.row

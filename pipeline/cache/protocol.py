@@ -51,27 +51,34 @@ def decode_position(body: Buffer) -> Position:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Asks for a block of at least `version`."""
+    """Asks for a block of at least `version`.
+
+    A master that knows who has it passes the request on in the name of its `requester`, who gets the answer. The
+    number is a random one, so that only those who were given it can answer.
+    """
 
     number: int
     generation: int
     version: int
     block: BlockId
+    requester: str = ""  # the sender itself
 
 
 def encode_request(request: Request) -> bytes:
     """Return the body of a REQUEST message."""
-    return _REQUEST.pack(request.number, request.generation, request.version) + str(request.block).encode()
+    names = f"{request.requester}\0{request.block}"
+    return _REQUEST.pack(request.number, request.generation, request.version) + names.encode()
 
 
 def decode_request(body: Buffer) -> Request:
     """Return the request in a body. Raises FrameError."""
     try:
         number, generation, version = _REQUEST.unpack_from(body)
-        block = BlockId.parse(bytes(body[_REQUEST.size :]).decode())
+        requester, _, name = bytes(body[_REQUEST.size :]).decode().partition("\0")
+        block = BlockId.parse(name)
     except (struct.error, ValueError) as error:
         raise FrameError("malformed", f"a request that names no block: {error}") from error
-    return Request(number, generation, version, block)
+    return Request(number, generation, version, block, requester)
 
 
 def encode_answer(number: int, record: bytes = b"") -> bytes:
@@ -88,12 +95,13 @@ def decode_answer(body: Buffer) -> tuple[int, bytes]:
 
 def accept_block(
     record: bytes, sender: str, buckets: int, known: Callable[[BlockId], bool], owner: Callable[[BlockId], Owner],
-    me: str,
+    me: str, *, asked: bool = False,
 ) -> FusionBlock:  # fmt: skip
     """Return the block that a peer has sent if it may be true.
 
-    Its sender must have written it; it must be of a table that is cached here; and sender or this node must master
-    it in the epoch that it names (a remaster ships a block to its new master). Raises FrameError.
+    Its sender must have written it; it must be of a table that is cached here, and of the epoch that its master has.
+    Unless it was `asked` for (the master may have passed the request on to a holder), sender or this node must be
+    that master: a remaster ships a block to its new master. Raises FrameError.
     """
     try:
         block = decode_fusion_block(record)
@@ -108,6 +116,6 @@ def accept_block(
     if block.epoch != master.epoch:
         reason = "stale_epoch" if block.epoch < master.epoch else "forged_epoch"
         raise FrameError(reason, f"{block_id}: epoch {block.epoch}, the directory has {master.epoch}")
-    if master.node not in (sender, me):
+    if not asked and master.node not in (sender, me):
         raise FrameError("not_the_master", f"{block_id}: sent by {sender!r}, its master is {master.node!r}")
     return block

@@ -11,7 +11,7 @@ miss a change nor be ahead of the target, whoever applied it and whoever died.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Set
 
 from pipeline.cache.blocks import Block, cacheable, same_columns
 from pipeline.cache.changes import RowChange, TableFold, by_table, section_changes, truncates
@@ -272,11 +272,13 @@ class StreamCache:
         block.touched = True
         return Answer(max(self.reached, block.version), block.relation, block.rows.get(key))
 
-    def fill(self, relation: Relation, key: bytes, row: bytes | None, view: TargetView) -> bool:
+    def fill(
+        self, relation: Relation, key: bytes, row: bytes | None, view: TargetView, *, granted: bool = False
+    ) -> bool:
         """Keep a row that was read from the target in the same snapshot as `view`; whether it could be kept.
 
-        It can where the row is that of the visible position: the snapshot has all that is folded, and nothing beyond
-        that may have changed the row. The reader comes late: what was not visible in its snapshot may be now.
+        It can where the row is that of the visible position: the snapshot has all that is folded, nothing beyond that
+        may have changed the row (the reader comes late), and the block is this node's, or `granted` by its master.
         """
         known = self.relations.get(relation.name)
         if known is None or not same_columns(known, relation):
@@ -285,7 +287,7 @@ class StreamCache:
             return False
         block_id = self.block_id(relation.name, key)
         block, owner = self._store.get(block_id), self._placement.owner(block_id)
-        if block is None and owner.node == self._node:
+        if block is None and (granted or owner.node == self._node):
             block = Block(known, complete=False, version=self.visible, epoch=owner.epoch)
             self._store.put(block_id, block)
         if block is None or block.version > self.visible or not same_columns(block.relation, known):
@@ -380,14 +382,15 @@ class StreamCache:
             if fetch is not None:
                 fetch.keep(relation, change)
 
-    def remastered(self) -> list[BlockId]:
+    def remastered(self, among: Collection[BlockId] | None = None) -> list[BlockId]:
         """Give blocks the epoch of their present master; returns those that another node masters now.
 
-        What this node masters is journalled anew, as its master's.
+        What this node masters is journalled anew, as its master's. Without `among` all blocks are looked at.
         """
         given = []
-        for block_id, block in self._store.items():
-            if block_id.stream == self.stream:
+        found = self._store.items() if among is None else ((b, self._store.get(b)) for b in among)
+        for block_id, block in found:
+            if block is not None and block_id.stream == self.stream:
                 owner = self._placement.owner(block_id)
                 block.epoch = owner.epoch
                 if owner.node == self._node:

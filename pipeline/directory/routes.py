@@ -7,6 +7,7 @@ plays two of them the block comes in two steps (ask, answer); else in three (ask
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -60,28 +61,31 @@ class Routes:
         self.node = node
         self.outcomes: Counter[Outcome] = Counter()
         self.latency_us: dict[str, float] = {}
+        self.way_us: dict[str, float] = {}
         self._learned: dict[BlockId, tuple[str, int]] = {}
 
-    def plan(self, block: BlockId, owner: Owner, holders: tuple[str, ...] = (), previous: str = "") -> Route:
-        """Whom to ask for a block. `previous` is its last master while it changes hands.
+    def plan(self, block: BlockId, owner: Owner, alive: Collection[str], holders: Collection[str] = ()) -> Route:
+        """Whom to ask for a block among the nodes that are `alive`.
 
         Who answered in the same epoch is asked directly; of several holders the one that answers soonest.
         """
         learned = self._learned.get(block)
-        if learned is not None and learned[1] == owner.epoch and learned[0] != self.node:
+        if learned is not None and learned[1] == owner.epoch and learned[0] != self.node and learned[0] in alive:
             return Route(learned[0], learned[0])
-        others = [node for node in holders if node != self.node]
+        others = [node for node in holders if node != self.node and node in alive]
         if others:
             nearest = min(others, key=lambda node: (self.latency_us.get(node, 0.0), node))
             return Route(nearest, nearest)
-        return shortest(self.node, owner.node, previous or ("" if owner.node == self.node else owner.node))
+        return shortest(self.node, owner.node, "") if owner.node in alive else NOWHERE
 
     def answered(self, block: BlockId, route: Route, by: str, epoch: int, latency_us: float) -> None:
         """A block came from `by`; what was learned is kept for as long as the epoch lasts."""
-        self.outcomes[Outcome.TWO_WAY if by == route.ask else Outcome.THREE_WAY] += 1
-        self.outcomes[Outcome.CONGESTED] += latency_us > CONGESTED_STEP_US * max(2, route.steps)
-        known = self.latency_us.get(by, latency_us)
-        self.latency_us[by] = known + SMOOTHING * (latency_us - known)
+        way, steps = (Outcome.TWO_WAY, 2) if by == route.ask else (Outcome.THREE_WAY, 3)
+        self.outcomes[way] += 1
+        self.outcomes[Outcome.CONGESTED] += latency_us > CONGESTED_STEP_US * steps
+        for smoothed, key in ((self.latency_us, by), (self.way_us, way.value)):
+            known = smoothed.get(key, latency_us)
+            smoothed[key] = known + SMOOTHING * (latency_us - known)
         self._learned.pop(block, None)
         self._learned[block] = (by, epoch)
         if len(self._learned) > ROUTES_MAX:
@@ -97,8 +101,9 @@ class Routes:
         self.outcomes[Outcome.RETRIED] += 1
 
     def status(self) -> dict[str, dict[str, float]]:
-        """Outcomes by name, and the smoothed latency in microseconds by node that answered."""
+        """Outcomes by name, and the smoothed latency in microseconds by node that answered and by way."""
         return {
-            "outcomes": {outcome.value: count for outcome, count in self.outcomes.items()},
+            "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
             "latency_us": {node: round(latency, 1) for node, latency in self.latency_us.items()},
+            "way_us": {way: round(latency, 1) for way, latency in self.way_us.items()},
         }

@@ -26,10 +26,14 @@ from schemas.fusion_block import FusionBlock, encode_fusion_block
 BLOCK = FusionBlock("s", "public", "t", 3, 16, 1, 100, 5, "b", complete=True, columns=(), rows=0, image=b"")
 
 
-def accept(block: FusionBlock, *, sender: str = "b", master: str = "b", record: bytes | None = None) -> FusionBlock:
+def accept(
+    block: FusionBlock, *, sender: str = "b", master: str = "b", record: bytes | None = None, asked: bool = False
+) -> FusionBlock:
     """Node a's opinion of a block that `sender` has sent; the directory's epoch is 5."""
     data = encode_fusion_block(block) if record is None else record
-    return accept_block(data, sender, 16, lambda found: found.table == "t", lambda _: Owner(master, 5), "a")
+    return accept_block(
+        data, sender, 16, lambda found: found.table == "t", lambda _: Owner(master, 5), "a", asked=asked
+    )
 
 
 def test_the_masters_block_is_believed() -> None:
@@ -38,6 +42,12 @@ def test_the_masters_block_is_believed() -> None:
 
 def test_a_block_that_its_old_master_ships_to_this_node_is_believed() -> None:
     assert accept(BLOCK, master="a") == BLOCK
+
+
+def test_a_block_that_was_asked_for_may_come_from_a_holder() -> None:
+    assert accept(BLOCK, master="c", asked=True) == BLOCK
+    with pytest.raises(FrameError, match="epoch 4"):
+        accept(replace(BLOCK, epoch=4), master="c", asked=True)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +79,8 @@ def test_bodies_survive() -> None:
     request = Request(9, 7, 1 << 40, BlockId("s", "public", "a/b", 3))
     assert decode_position(encode_position(position)) == position
     assert decode_request(encode_request(request)) == request
+    passed_on = replace(request, requester="c")
+    assert decode_request(encode_request(passed_on)) == passed_on
     assert decode_answer(encode_answer(4, b"record")) == (4, b"record")
 
 

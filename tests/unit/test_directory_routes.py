@@ -7,9 +7,11 @@ import itertools
 import pytest
 
 from pipeline.directory.block import BlockId, Owner
-from pipeline.directory.routes import ROUTES_MAX, Outcome, Route, Routes, shortest
+from pipeline.directory.holders import BLOCKS_MAX, Holders
+from pipeline.directory.routes import NOWHERE, ROUTES_MAX, Outcome, Route, Routes, shortest
 
 BLOCK = BlockId("s", "public", "item", 1)
+ALL = "abc"
 
 
 @pytest.mark.parametrize(
@@ -29,11 +31,12 @@ def test_never_more_than_three_steps_and_never_to_oneself() -> None:
 
 def test_who_answered_is_asked_directly_in_the_same_epoch_only() -> None:
     routes = Routes("a")
-    first = routes.plan(BLOCK, Owner("b", 5), previous="c")
-    assert first == Route("b", "c")
+    first = routes.plan(BLOCK, Owner("b", 5), ALL)
+    assert first == Route("b", "b")
     routes.answered(BLOCK, first, "c", 5, 300.0)
-    assert routes.plan(BLOCK, Owner("b", 5)) == Route("c", "c")
-    assert routes.plan(BLOCK, Owner("b", 6)) == Route("b", "b")
+    assert routes.plan(BLOCK, Owner("b", 5), ALL) == Route("c", "c")
+    assert routes.plan(BLOCK, Owner("b", 5), "ab") == Route("b", "b"), "c is gone"
+    assert routes.plan(BLOCK, Owner("b", 6), ALL) == Route("b", "b")
     assert routes.outcomes == {Outcome.THREE_WAY: 1, Outcome.CONGESTED: 0}
 
 
@@ -42,7 +45,7 @@ def test_a_lost_answer_forgets_the_route() -> None:
     routes.answered(BLOCK, Route("c", "c"), "c", 5, 5000.0)
     routes.failed(BLOCK, Outcome.LOST)
     routes.retried()
-    assert routes.plan(BLOCK, Owner("b", 5)) == Route("b", "b")
+    assert routes.plan(BLOCK, Owner("b", 5), ALL) == Route("b", "b")
     assert routes.outcomes == {Outcome.TWO_WAY: 1, Outcome.CONGESTED: 1, Outcome.LOST: 1, Outcome.RETRIED: 1}
 
 
@@ -50,7 +53,35 @@ def test_the_soonest_of_several_holders_is_asked() -> None:
     routes = Routes("a")
     routes.answered(BLOCK, Route("b", "b"), "b", 1, 900.0)
     routes.answered(BLOCK, Route("c", "c"), "c", 1, 100.0)
-    assert routes.plan(BLOCK, Owner("b", 2), holders=("a", "b", "c")) == Route("c", "c")
+    assert routes.plan(BLOCK, Owner("b", 2), ALL, holders=("a", "b", "c")) == Route("c", "c")
+
+
+def test_a_master_asks_who_has_its_block_and_nobody_asks_the_dead() -> None:
+    routes = Routes("a")
+    assert routes.plan(BLOCK, Owner("a", 2), ALL) == NOWHERE
+    assert routes.plan(BLOCK, Owner("a", 2), ALL, holders=("a", "c")) == Route("c", "c")
+    assert routes.plan(BLOCK, Owner("b", 2), "ac") == NOWHERE
+    assert routes.plan(BLOCK, Owner("", 0), ALL) == NOWHERE
+
+
+def test_both_ways_are_timed() -> None:
+    routes = Routes("a")
+    routes.answered(BLOCK, Route("b", "b"), "b", 1, 100.0)
+    routes.answered(BLOCK, Route("b", "b"), "c", 2, 2500.0)
+    status = routes.status()
+    assert status["way_us"] == {"2-way": 100.0, "3-way": 2500.0}
+    assert status["outcomes"] == {"2-way": 1, "3-way": 1, "busy": 0, "congested": 0, "lost": 0, "retried": 0}
+
+
+def test_the_newest_holders_are_named_first() -> None:
+    holders = Holders()
+    for node in "abcdb":
+        holders.note(BLOCK, node)
+    assert holders.of(BLOCK, "abcd", "") == ("b", "d", "c")
+    assert holders.of(BLOCK, "cd", "d") == ("c",)
+    for bucket in range(BLOCKS_MAX):
+        holders.note(BLOCK._replace(bucket=bucket + 2), "a")
+    assert holders.of(BLOCK, "abcd", "") == ()
 
 
 def test_what_is_remembered_is_bounded() -> None:
