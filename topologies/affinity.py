@@ -28,6 +28,7 @@ from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.kafka import make_admin, make_producer
 from topologies.membership import Membership, read_membership
 from topologies.partition_decider import PartitionDecider
+from topologies.predecessor import remove_predecessor
 from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS, ensure_topics
 
@@ -119,6 +120,7 @@ def create(settings: Settings) -> AffinityApp:
     """Make the application. Raises ConfigError, RetriableError."""
     if not settings.directory.enabled:
         raise ConfigError("the directory is off: set directory.enabled = true to have blocks move between nodes")
+    remove_predecessor(settings, settings.group("affinity"))
     app = AffinityApp(settings)
     ensure_topics(make_admin(settings), settings)
     return app

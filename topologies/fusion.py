@@ -26,6 +26,7 @@ from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, decode_fusion_block
 from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.kafka import TIMEOUT_S, make_admin, make_consumer, make_producer
+from topologies.predecessor import remove_predecessor
 from topologies.settings import Settings
 from topologies.topics import ensure_topics
 
@@ -156,6 +157,7 @@ def create(settings: Settings) -> FusionApp:
     if not settings.cached_streams():
         raise ConfigError("no stream has cached tables: name some in `cache` of a stream")
     ensure_topics(make_admin(settings), settings)
+    remove_predecessor(settings, settings.group("fusion"))
     return FusionApp(settings)
 
 
