@@ -22,13 +22,14 @@ from array import array
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from statistics import median
+from statistics import mean, median
 
 from benchmarks import chart
 from benchmarks.store import Run, Sample, ratios, samples, spread, values
 from pipeline.builder import BatchBuilder
 from pipeline.catalogue import Catalogue, TargetColumn, TargetTable
 from pipeline.conflicts import KeyRules
+from pipeline.independent import window_keys
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import LANES_MAX, ApplyUnit
 from schemas.change_batch import UPDATE, ChangeBatch, Column, Relation, decode_batch, encode_batch
@@ -65,6 +66,7 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
                 yield Sample(f"planning, {window} a window, {count} keys", seed, _planning(keys, window))
         for name, (distinct, exponent, sigma) in WORKLOADS.items():
             keys = _keys(seed, given.transactions, distinct, exponent, 1, 3)
+            yield Sample(f"{name}, largest set", seed, {"share": _largest_set(keys)})
             costs_us = _costs(seed, len(keys), sigma)
             for commit_us in (COMMIT_US, 0.0):
                 for rival, makespan in _RIVALS.items():
@@ -110,10 +112,22 @@ def _batches(keys: Keys, window: int) -> list[ChangeBatch]:
     return found
 
 
-def _planner() -> Planner:
+def _rules() -> KeyRules:
     columns = tuple(TargetColumn(name, "int4") for name in ("id", "n"))
     catalogue = Catalogue({("public", "t"): TargetTable(("public", "t"), columns, primary_key=("id",))})
-    return Planner("s", Restart(1, 1, 0, {}), KeyRules(catalogue), lanes=LANES_MAX)
+    return KeyRules(catalogue)
+
+
+def _planner() -> Planner:
+    return Planner("s", Restart(1, 1, 0, {}), _rules(), lanes=LANES_MAX)
+
+
+def _largest_set(keys: Keys) -> float:
+    """The share of a window's transactions that is in its largest independent set, the mean of all windows."""
+    batches, rules = _batches(keys, WINDOW), _rules()
+    return mean(
+        max(map(len, window_keys(batch, rules).components().values())) / len(batch.positions) for batch in batches
+    )
 
 
 def _planning(keys: Keys, window: int) -> dict[str, float]:
@@ -246,7 +260,10 @@ def section(runs: Sequence[Run]) -> str:
         ours = spread(values(found, f"{name}: Headrace", "speed-up"), ".2f")
         to = [spread(ratios(found, f"{name}: Headrace", f"{name}: {who}", "speed-up"), ".2f") for who in _RIVALS][:2]
         lines.append(f"| {name} | {barriers:.2f} | {partitions:.2f} | {ours} | {to[0]} | {to[1]} |")
-    return "\n".join([*lines, "", _WHY])
+    shares = [(name, values(found, f"{name}, largest set", "share")) for name in WORKLOADS]
+    known = ", ".join(f"{median(share):.0%} ({name})" for name, share in shares if share)
+    profile = [f" The largest set of a window of {WINDOW:,} holds {known} of its transactions."] if known else []
+    return "\n".join([*lines, "", "".join([_WHY, *profile])])
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
