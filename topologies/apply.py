@@ -69,7 +69,7 @@ class Apply:
         ).start()
         remove_predecessor(self._settings, self._settings.group("apply"))
         # The directory learns from the group's members which node applies which lane.
-        node = {"client.id": client_id(self._settings.cache.node)}
+        node = {"client.id": client_id(self._settings.cache.node), "on_commit": _log_refused}
         consumer = make_consumer(self._settings, self._settings.group("apply"), options=node)
         consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
@@ -93,7 +93,7 @@ class Apply:
             self._balance(consumer)
             self._report()
             if time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
-                self._commit(consumer)
+                self._commit(consumer, wait=False)
                 committed_s = time.monotonic()
 
     def _route(self, message: Message) -> None:
@@ -136,7 +136,8 @@ class Apply:
             consumer.resume([TopicPartition(self._topic, p) for p in self._paused - full if p in self._workers])
         self._paused = full
 
-    def _commit(self, consumer: Consumer) -> None:
+    def _commit(self, consumer: Consumer, *, wait: bool = True) -> None:
+        """Commit offsets; units that come in must not wait for the broker's answer."""
         offsets = [
             TopicPartition(self._topic, partition, worker.done_offset)
             for partition, worker in self._workers.items()
@@ -145,7 +146,10 @@ class Apply:
         if not offsets:
             return
         try:
-            consumer.commit(offsets=offsets, asynchronous=False)
+            if wait:
+                consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             log.warning("offsets were not committed (%s); the ledger has them", error.args[0].str())
             return
@@ -236,6 +240,11 @@ class Apply:
             self._producer.poll(0)
         except BufferError:
             log.warning("progress of %s/%d was not sent: the producer is full", progress.stream, progress.lane)
+
+
+def _log_refused(error: KafkaError | None, _: list[TopicPartition]) -> None:
+    if error is not None:
+        log.warning("offsets were not committed (%s); the ledger has them", error.str())
 
 
 def _log_lost(error: KafkaError | None, _: Message) -> None:

@@ -70,7 +70,7 @@ def make_transactional_producer(settings: Settings, transactional_id: str) -> Pr
 
 
 def make_consumer(
-    settings: Settings, group: str, *, from_end: bool = False, options: Mapping[str, str | bool] | None = None
+    settings: Settings, group: str, *, from_end: bool = False, options: Mapping[str, object] | None = None
 ) -> Consumer:
     """A consumer that never commits by itself. `options` are further ones of librdkafka."""
     return Consumer({

@@ -65,6 +65,7 @@ class StreamPlanner:
         self._news_at_s = 0.0
         self._advanced_s = 0.0
         self._lock = asyncio.Lock()
+        self._advancing = asyncio.Lock()  # taken alone, or within the other: planning goes on meanwhile
         self._undelivered = ""
         self._reporter = Reporter(settings, stream.name, "plan")
         self._visible = Histogram()  # since the last report
@@ -279,8 +280,7 @@ class StreamPlanner:
             # A lane may wait for the watermark before it goes on (retry at head): then at once.
             if self._retired and (stalled or now_s - self._advanced_s >= ADVANCE_S):
                 self._advanced_s = now_s
-                async with self._lock:
-                    await self._advance(planner)
+                await self._advance(planner)
         except Exception as error:  # noqa: BLE001 - logged and raised again by whoever runs the application
             await self._fail(error, -1)
 
@@ -290,6 +290,10 @@ class StreamPlanner:
         self._reporter.send(producer, report)
 
     async def _advance(self, planner: Planner) -> None:
+        async with self._advancing:
+            await self._advance_alone(planner)
+
+    async def _advance_alone(self, planner: Planner) -> None:
         windows = list(self._retired)
         if not windows or planner is not self._planner:
             return

@@ -89,6 +89,21 @@ def test_a_target_that_stands_still_fills_no_buffer_beyond_its_limit(make_rig: M
     rig.wait_until_equal("bulk")
 
 
+def test_planning_goes_on_while_the_watermark_is_advanced(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.both("CREATE TABLE t (id int PRIMARY KEY)")
+    rig.start()
+    rig.wait_until_applied()
+    with psycopg.connect(rig.target_dsn) as lock:
+        lock.execute("SELECT FROM headrace.stream FOR NO KEY UPDATE")
+        rig.source("INSERT INTO t VALUES (1)")
+        waiting = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'headrace%' AND wait_event_type = 'Lock'"
+        rig.until(lambda: rig.target_rows(waiting), "the planner waits for the stream's row")
+        rig.source("INSERT INTO t VALUES (2)")
+        rig.until(lambda: len(rig.target_rows("SELECT FROM t")) == 2, "what came meanwhile is applied")
+    rig.wait_until_equal("t")
+
+
 def _ahead(rig: Rig) -> int:
     report = reports(rig).get("capture")
     return next(b.used for b in report.buffers if b.name == "ahead of the target") if report else 0
