@@ -30,7 +30,8 @@ test: setup check ## Run the checks, then every test but those with containers
 # Ryuk, testcontainers' own cleaner, comes from a registry that may be out of reach; the label does as well.
 test-containers: setup ## Build the missing images, then run the tests with containers (needs a Docker engine)
 	@images=$$(docker/build) && echo "$$images" && \
-	  trap 'docker ps -aq --filter label=org.testcontainers=true | xargs -r docker rm -fv >/dev/null' EXIT && \
+	  trap 'docker ps -aq --filter label=org.testcontainers=true | xargs -r docker rm -fv >/dev/null; \
+	    docker network ls -q --filter label=org.testcontainers=true | xargs -r docker network rm >/dev/null' EXIT && \
 	  env $$images TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
 	    TESTCONTAINERS_CONNECTION_MODE=docker_host $(VENV)/bin/pytest -m containers --durations=10
 
