@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pipeline.fusion.frame import Header
 from pipeline.fusion.messages import BackPressureError, Buffer, Kind, Message, Priority
 from pipeline.fusion.policy import BatchPolicy, ClassPolicy
 from pipeline.fusion.sizing import FixedSize, ModelSize, SizeController, StepSize
+from topologies.peer_express import Express
 from topologies.peer_link import PeerLink, now_us
 from topologies.peer_wire import Receiver
 
@@ -35,6 +36,7 @@ STEP_S = 0.2  # of the recorded series
 _TCP_INFO_BYTES = 160
 _SEGMENTS_AT = 136  # tcpi_segs_out, tcpi_segs_in in linux/tcp.h
 CONTROLLERS: dict[str, type[StepSize] | type[ModelSize]] = {"step": StepSize, "model": ModelSize}
+SINGLE = ("1", "unbatched")  # baselines: every message a frame of its own
 LINGER_US = 1000
 LINGER_FRAMES_MAX = 1000  # unacknowledged; more than a millisecond's worth, so that only the linger batches
 NEVER = 1 << 60
@@ -71,7 +73,7 @@ def policy(task: Task) -> BatchPolicy:
         for priority, weight in weights.items():
             old = classes[priority]
             classes[priority] = ClassPolicy(old.wait_us, weight, old.share, old.queued_max, old.queued_bytes_max)
-    single = task.controller == "1"
+    single = task.controller in SINGLE
     if single:
         classes = {p: ClassPolicy(0, c.weight, 0.0, c.queued_max, c.queued_bytes_max) for p, c in classes.items()}
     aged_us = NEVER if task.strict else usual.aged_us
@@ -81,28 +83,39 @@ def policy(task: Task) -> BatchPolicy:
 
 
 class LingerLink(PeerLink):
-    """The baseline: every message a frame of its own; what came within a millisecond shares a system call."""
+    """A baseline: every message a frame of its own; what came within a millisecond shares a system call."""
+
+    frames_a_call = BUFFERS_MAX // 2  # of two buffers each
 
     async def _pump(self) -> None:
         while True:
             await asyncio.sleep(LINGER_US / 1e6)
             sender = self._senders.get("bulk")
-            buffers: list[Buffer] = []
+            frames: list[Sequence[Buffer]] = []
             while sender is not None and self.unacked < LINGER_FRAMES_MAX:
                 frame = self.batcher.take(now_us())
                 if frame is None:
                     break
                 self._sent += 1
                 self._sent_bytes[self._sent] = (frame.frame_bytes, frame.messages, now_us())
-                buffers += frame.buffers
-            for at in range(0, len(buffers), BUFFERS_MAX):
+                frames.append(frame.buffers)
+            for at in range(0, len(frames), self.frames_a_call):
                 if sender is not None:
-                    sender.write(buffers[at : at + BUFFERS_MAX])
+                    sender.write([buffer for frame in frames[at : at + self.frames_a_call] for buffer in frame])
+
+
+class UnbatchedLink(LingerLink):
+    """The other baseline: a system call a message."""
+
+    frames_a_call = 1
+
+
+LINKS: dict[str, type[PeerLink]] = {"1": LingerLink, "unbatched": UnbatchedLink}
 
 
 def controller(name: str) -> SizeController:
     """A controller by name, or a constant size."""
-    return CONTROLLERS[name]() if name in CONTROLLERS else FixedSize(int(name))
+    return CONTROLLERS[name]() if name in CONTROLLERS else FixedSize(1 if name in SINGLE else int(name))
 
 
 class Node:
@@ -117,7 +130,7 @@ class Node:
         self.latencies: dict[str, list[float]] = {priority.name: [] for priority in Priority}
         self.got_by_class: dict[str, int] = {priority.name: 0 for priority in Priority}
         self.links = {
-            peer: (LingerLink if task.controller == "1" else PeerLink)(
+            peer: LINKS.get(task.controller, PeerLink)(
                 task.name, peer, f"127.0.0.1:{port}", b"", None, _lose,
                 CacheFusionBatcher(peer, time.time_ns(), policy(task), controller(task.controller)),
             )
@@ -129,13 +142,13 @@ class Node:
 
     # ---- receiving -------------------------------------------------------------------------------
 
-    def arrived(self, peer: str, channel: str, header: Header, messages: Sequence[Message]) -> None:
+    def arrived(self, peer: str, channel: str, header: Header, messages: Iterable[Message]) -> None:
         """Check order and size of each message, and note how long it took."""
         del channel
         now_ns = time.monotonic_ns()
         self.got_frames += 1
         self.got_bytes += header.raw_bytes
-        self.got_messages += len(messages)
+        self.got_messages += header.count
         for message in messages:
             sent_ns, number = STAMP.unpack_from(message.body)
             key = (peer, message.priority)
@@ -198,11 +211,12 @@ class Node:
     async def run(self) -> dict[str, object]:
         """Listen, connect, send for the time, wait for the rest, and tell."""
         names = frozenset(["a", "b", "c"])
+        express = Express()
         listening = socket.create_server(("127.0.0.1", self.task.port))
         if self.task.segment_bytes:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self.task.segment_bytes)
         server = await asyncio.get_running_loop().create_server(
-            lambda: Receiver(self.task.name, names, b"", self.arrived, lambda peer, error: print(peer, error)),
+            lambda: Receiver(self.task.name, names, b"", self.arrived, lambda peer, error: print(peer, error), express),
             sock=listening,
         )
         for link in self.links.values():
@@ -221,10 +235,10 @@ class Node:
         await (asyncio.gather(*jobs) if jobs else asyncio.sleep(self.task.seconds))
         got_bytes, got_messages = self.got_bytes, self.got_messages
         cpu_s, elapsed_s = time.process_time() - began_cpu_s, time.monotonic() - began_s
-        segments = sum(self.segments())
         acked = sum(link.acked_bytes for link in self.links.values())
         while any(link.batcher.waiting or link.unacked for link in self.links.values()):  # noqa: ASYNC110 - at the end
             await asyncio.sleep(0.01)
+        segments = sum(self.segments())  # of all messages, like the other counts of the senders
         recorder.cancel()
         await asyncio.sleep(0.5)
         statistics = [link.batcher.statistics for link in self.links.values()]

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -26,6 +27,7 @@ from pipeline.fusion.frame import FrameError, Header
 from pipeline.fusion.messages import BackPressureError, Kind, Message, OversizedMessageError, Priority
 from topologies.cache_detour import Detour
 from topologies.cache_transfers import Transfers
+from topologies.peer_express import Express
 from topologies.peer_link import PeerLink
 from topologies.peer_tls import peer_context
 from topologies.peer_wire import Receiver
@@ -55,6 +57,7 @@ class Exchange:
         self.transfers = Transfers(node, self._send_to)
         self._server: asyncio.Server | None = None
         self._receivers: WeakSet[Receiver] = WeakSet()
+        self._express = Express()
         self._alive_s = 0.0
         self._heard_s: dict[str, float] = {}  # peer -> when it was heard through Kafka
         self._detour = Detour(node.settings, node.producer, self._token, self._refused)
@@ -78,7 +81,7 @@ class Exchange:
         self._detour.start(loop, self._arrived_around)
 
     def _receive(self, names: frozenset[str]) -> Receiver:
-        receiver = Receiver(self._settings.node, names, self._token, self._arrived, self._refused)
+        receiver = Receiver(self._settings.node, names, self._token, self._arrived, self._refused, self._express)
         self._receivers.add(receiver)
         return receiver
 
@@ -165,7 +168,7 @@ class Exchange:
         self.arrivals.refuse(error)
         log.warning("from node %s: %s", peer, error)
 
-    def _arrived(self, peer: str, channel: str, header: Header, messages: list[Message]) -> None:
+    def _arrived(self, peer: str, channel: str, header: Header, messages: Iterable[Message]) -> None:
         """A frame. Refused ones and refused messages are counted, and the node goes on."""
         try:
             self.arrivals.admit(peer, channel, header)

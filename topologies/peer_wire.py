@@ -15,10 +15,11 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.fusion.frame import HEADER_BYTES, FrameError, Header, decode_header, decode_rest
 from pipeline.fusion.messages import Buffer, Message
+from topologies.peer_express import Express, direct_socket
 
 log = logging.getLogger(__name__)
 NONCE_BYTES = 32
@@ -28,7 +29,7 @@ CHANNELS = ("bulk", "express")
 _SIZE = struct.Struct("<H")
 _ACK = struct.Struct("<Q")
 _BUFFERS_MAX = 1024  # IOV_MAX of Linux
-OnFrame = Callable[[str, str, Header, list[Message]], None]
+OnFrame = Callable[[str, str, Header, Iterable[Message]], None]
 OnRefused = Callable[[str, FrameError], None]
 
 
@@ -52,13 +53,16 @@ class Receiver(asyncio.BufferedProtocol):
     """The accepting side: reads frames straight into buffers of their size."""
 
     def __init__(
-        self, node: str, peers: frozenset[str], token: bytes, on_frame: OnFrame, on_refused: OnRefused
-    ) -> None:
+        self, node: str, peers: frozenset[str], token: bytes, on_frame: OnFrame, on_refused: OnRefused,
+        express: Express | None = None,
+    ) -> None:  # fmt: skip
         self._node = node
         self._peers = peers
         self._token = token
         self._on_frame = on_frame
         self._on_refused = on_refused
+        self._express = express or Express()
+        self._direct: socket.socket | None = None
         self._nonce = os.urandom(NONCE_BYTES)
         self._buffer = bytearray(_SIZE.size)
         self._filled = 0
@@ -101,11 +105,28 @@ class Receiver(asyncio.BufferedProtocol):
         """Nothing more comes."""
         del exc
         self._transport = None
+        if self._direct is not None:
+            self._express.remove(self._direct.fileno())
+            self._direct.close()
+            self._direct = None
 
     def close(self) -> None:
         """End the connection."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _read_now(self) -> None:
+        """Take what has come without waiting for the loop's turn, which then finds nothing."""
+        try:
+            while self._direct is not None and self._transport is not None and not self._transport.is_closing():
+                size = self._direct.recv_into(self.get_buffer(0))
+                if size == 0:
+                    return
+                self.buffer_updated(size)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.debug("connection of %s: %s", self.peer, error)  # the transport tells of it next
 
     # ---- steps: each takes a full buffer and returns the next one to fill ------------------------
 
@@ -126,6 +147,10 @@ class Receiver(asyncio.BufferedProtocol):
         if node not in self._peers or channel not in CHANNELS or not hmac.compare_digest(shown, wanted):
             raise FrameError("greeting", f"node {node[:40]!r} is not a peer, or does not know the token")
         self.peer, self.channel = node, channel
+        if channel == "express" and self._transport is not None:
+            self._direct = direct_socket(self._transport)
+            if self._direct is not None:
+                self._express.add(self._direct.fileno(), self._read_now)
         self._acknowledge()
         self._step = self._head
         return bytearray(HEADER_BYTES)
@@ -138,7 +163,10 @@ class Receiver(asyncio.BufferedProtocol):
     def _rest(self, data: bytearray) -> bytearray:
         if self._header is None:
             raise FrameError("malformed", "no header")
-        self._on_frame(self.peer, self.channel, self._header, decode_rest(self._header, data))
+        messages: Iterable[Message] = decode_rest(self._header, data)
+        if self.channel != "express":
+            messages = self._express.between(messages)
+        self._on_frame(self.peer, self.channel, self._header, messages)
         self._frames += 1
         self._acknowledge()
         self._step = self._head
@@ -191,8 +219,7 @@ class Sender(asyncio.Protocol):
         }).encode()  # fmt: skip
         if self.transport is not None:
             self.transport.write(_SIZE.pack(len(greeting)) + greeting)
-            if self.transport.get_extra_info("sslcontext") is None:
-                self._direct = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+            self._direct = direct_socket(self.transport)
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Send the buffers in order. Without TLS the kernel gathers them; a transport would join them first."""

@@ -33,7 +33,9 @@ def bomb(announced: int, real: int) -> bytes:
     packed = lz4.block.compress(bytes(real), store_size=False)
     message = [Message(Kind.BLOCK, Priority.LOW, memoryview(bytes(1)))]
     frame = b"".join(encode_frame(message, 1, 1, packed, announced))
-    return frame[:TABLE_AT] + struct.pack("<BBHI", Kind.BLOCK, Priority.LOW, 0, announced) + frame[-len(packed) :]
+    return (
+        frame[:TABLE_AT] + struct.pack("<I", Kind.BLOCK << 28 | Priority.LOW << 24 | announced) + frame[-len(packed) :]
+    )
 
 
 def test_a_good_frame_is_read() -> None:
@@ -50,7 +52,7 @@ def test_a_good_frame_is_read() -> None:
         (GOOD[:-1], "truncated"),
         (GOOD + b"x", "truncated"),
         (b"GET /" + GOOD[5:], "no_frame"),
-        (changed(3, b"\2"), "version"),
+        (changed(3, b"\1"), "version"),
         (changed(4, b"\2"), "malformed"),
         (changed(5, b"\7"), "malformed"),
         (changed(6, b"\0\0"), "malformed"),
@@ -59,10 +61,9 @@ def test_a_good_frame_is_read() -> None:
         (changed(BODY_AT, struct.pack("<I", 0xFFFFFFFF)), "oversized"),
         (changed(BODY_AT, struct.pack("<I", 8)), "malformed"),
         (changed(4, b"\1"), "malformed"),  # compressed, and no smaller
-        (changed(TABLE_AT, b"\x63"), "unknown_kind"),
-        (changed(TABLE_AT + 1, b"\x09"), "unknown_kind"),
-        (changed(TABLE_AT + 2, b"\1"), "unknown_kind"),
-        (changed(TABLE_AT + 4, struct.pack("<I", 4)), "malformed"),
+        (changed(TABLE_AT + 3, b"\x91"), "unknown_kind"),
+        (changed(TABLE_AT + 3, b"\x19"), "unknown_kind"),
+        (changed(TABLE_AT, b"\4"), "malformed"),
         (bomb(RAW_BYTES_MAX + 1, RAW_BYTES_MAX + 1), "oversized"),
         (bomb(1_000_000, 50_000_000), "compression"),
         (bomb(100_000, 50_000), "compression"),

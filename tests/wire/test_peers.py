@@ -8,7 +8,8 @@ import shutil
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline.fusion.arrival import Arrivals
 from pipeline.fusion.batcher import Frame
 from pipeline.fusion.frame import FrameError, Header, encode_frame
 from pipeline.fusion.messages import Kind, Message, Priority
+from topologies import peer_express
 from topologies.peer_link import PeerLink
 from topologies.peer_tls import peer_context
 from topologies.peer_wire import NONCE_BYTES, Receiver, proof
@@ -33,14 +35,16 @@ class Listener:
     def __init__(self) -> None:
         self.got: list[tuple[str, str, bytes]] = []
         self.arrivals = Arrivals()
+        self.express = peer_express.Express()
         self.port = 0
         self.receivers: list[Receiver] = []
 
     def receiver(self) -> Receiver:
-        self.receivers.append(Receiver("b", frozenset({"a"}), TOKEN, self.arrived, self.refused))
+        made = Receiver("b", frozenset({"a"}), TOKEN, self.arrived, self.refused, self.express)
+        self.receivers.append(made)
         return self.receivers[-1]
 
-    def arrived(self, peer: str, channel: str, header: Header, messages: list[Message]) -> None:
+    def arrived(self, peer: str, channel: str, header: Header, messages: Iterable[Message]) -> None:
         try:
             self.arrivals.admit(peer, channel, header)
         except FrameError as error:
@@ -251,5 +255,39 @@ def test_with_certificates_only_nodes_of_the_same_authority_are_heard(tmp_path: 
             assert not plain.connected
             for link in (good, bad, plain):
                 await link.stop()
+
+    run(body)
+
+
+def test_a_critical_message_is_handled_between_two_of_a_bulk_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the first one is handled, and does not wait for the last one."""
+    monkeypatch.setattr(peer_express, "LOOK_NS", 0)
+    bulk = [Message(Kind.BLOCK, Priority.LOW, b"%d" % n) for n in range(100)]
+    got: list[bytes] = []
+    frames: list[int] = []
+
+    async def body() -> None:
+        async with listening() as listener:
+            link = link_to(listener.port)
+
+            def arrived(peer: str, channel: str, header: Header, messages: Iterable[Message]) -> None:
+                frames.append(header.count)
+                for message in messages:
+                    got.append(bytes(message.body))
+                    if got == [b"0"]:
+                        link.send(Message(Kind.REQUEST, Priority.CRITICAL, b"now"))
+                    if b"now" not in got:
+                        time.sleep(0.01)
+
+            monkeypatch.setattr(listener, "arrived", arrived)
+            link.start()
+            await until(lambda: link.connected)
+            for message in bulk:
+                link.send(message)
+            await until(lambda: len(got) == len(bulk) + 1)
+            assert frames[0] > 2
+            assert got.index(b"now") < frames[0]
+            assert [body for body in got if body != b"now"] == [message.body for message in bulk]
+            await link.stop()
 
     run(body)
