@@ -267,8 +267,8 @@ class Ledger(Protocol):
         Raises ConfigError when the stream is to be copied as a whole.
         """
 
-    def requested_copies(self, *, unsent: bool = False) -> list[TableName]:
-        """The tables whose copy is wanted and not applied; with `unsent`, those that Kafka does not have yet."""
+    def requested_copies(self) -> list[TableName]:
+        """The tables whose copy is wanted, and is not in Kafka yet."""
 
     def copies_sent(self, tables: Sequence[TableName]) -> None:
         """Note that Kafka has the copies of these tables."""

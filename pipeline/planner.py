@@ -6,7 +6,7 @@ Everything here may be lost at any moment: a new planner starts from the ledger 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.active_lanes import ActiveLanes
@@ -68,7 +68,8 @@ class Restart:
 
     `applied` holds the positions above the watermark, by generation; `parked` the records of those that are
     dead letters, in order, from this generation on; `shapes` the columns of the source's tables as the target knows
-    them, None where the target does not follow schema changes; `superseded` the tables that are to be copied anew.
+    them, None where the target does not follow schema changes; `superseded` the tables that are to be copied
+    anew, or were at a position above the watermark.
     """
 
     epoch: int
@@ -77,7 +78,7 @@ class Restart:
     applied: dict[int, frozenset[int]]
     parked: Sequence[bytes] = ()
     shapes: Shapes | None = None
-    superseded: Collection[TableName] = ()
+    superseded: Mapping[TableName, int | None] = field(default_factory=dict)
 
 
 class Planner:

@@ -7,18 +7,22 @@ target's rows may be what is wrong, and would refuse it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.catalogue import TableName
-from schemas.change_batch import ChangeBatch
+from schemas.change_batch import ChangeBatch, Section
 
 
 class SupersededTables:
-    """The tables that are to be copied anew, as a planner knows them: until it has planned the copy's last part."""
+    """The tables that are to be copied anew, as a planner knows them: until it has planned the copy's last part.
 
-    def __init__(self, tables: Iterable[TableName] = ()) -> None:
-        self._tables = set(tables)
+    A copy may be applied already, at the position given with its table: what comes again from before it, because the
+    watermark had not passed it, is left out as well.
+    """
+
+    def __init__(self, tables: Mapping[TableName, int | None] | None = None) -> None:
+        self._tables = dict(tables or {})
         self._in_copy: set[TableName] = set()  # of the copy whose parts have begun
 
     def strip(self, batch: ChangeBatch) -> ChangeBatch:
@@ -30,12 +34,19 @@ class SupersededTables:
             self._follow(batch)
             return batch
         self._in_copy.clear()  # a copy that has not come to its end was given up: another one will come
-        left = [section for section in batch.sections if section.relation.name not in self._tables]
+        left = [section for section in batch.sections if not self._supersedes(section, batch.last_position)]
         return batch if len(left) == len(batch.sections) else replace(batch, sections=left)
+
+    def _supersedes(self, section: Section, position: int) -> bool:
+        if section.relation.name not in self._tables:
+            return False
+        copied = self._tables[section.relation.name]
+        return copied is None or position < copied
 
     def _follow(self, batch: ChangeBatch) -> None:
         if batch.part == 0:
             self._in_copy = {section.relation.name for section in batch.sections}
         if batch.last_part:
-            self._tables -= self._in_copy
+            for name in self._in_copy:
+                self._tables.pop(name, None)
             self._in_copy.clear()

@@ -82,7 +82,7 @@ class LeadWatch(threading.Thread):
             ledger.copies_sent(copied)
             with self._lock:
                 self._copied.difference_update(copied)
-        self.copies = frozenset(ledger.requested_copies(unsent=True))
+        self.copies = frozenset(ledger.requested_copies())
 
     def _open(self) -> Ledger:
         make = load_connector(self._stream.target.connector).ledger

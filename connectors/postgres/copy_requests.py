@@ -1,7 +1,8 @@
 """Tables that an operator wants copied anew, in the ledger.
 
-A row in `headrace.table_copy` says that what the stream has of the table is superseded until its copy is applied:
-the target transaction that begins the copy deletes it. `sent` says that Kafka has the copy.
+A row in `headrace.table_copy` says that what the stream has of the table is superseded until its copy. The target
+transaction that has the copy writes its position there, and the row goes once the watermark has passed that: until
+then a planner that starts again reads changes from before the copy once more. `sent` says that Kafka has the copy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ DDL = """
 CREATE TABLE IF NOT EXISTS headrace.table_copy (
     stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
     sent boolean NOT NULL DEFAULT false,
+    position bigint,
     requested_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (stream, schema_name, table_name)
 );
@@ -46,20 +48,26 @@ def request_copies(conn: psycopg.Connection, stream: str, tables: Sequence[Table
         )
         cursor.executemany(
             "INSERT INTO headrace.table_copy VALUES (%s, %s, %s)"
-            " ON CONFLICT (stream, schema_name, table_name) DO UPDATE SET sent = false",
+            " ON CONFLICT (stream, schema_name, table_name) DO UPDATE SET sent = false, position = NULL",
             [(stream, *name) for name in tables],
         )
     close_epoch(conn, stream)
 
 
-def read_requests(conn: psycopg.Connection, stream: str, *, unsent: bool = False) -> list[TableName]:
-    """The tables whose copy is not applied, or not even `unsent`; none in a ledger that never had any."""
+def superseded_tables(conn: psycopg.Connection, stream: str) -> dict[TableName, int | None]:
+    """The tables whose copy the watermark has not passed: its position, None where it is not applied."""
+    rows = conn.execute("SELECT schema_name, table_name, position FROM headrace.table_copy WHERE stream = %s", [stream])
+    return {(schema, table): position for schema, table, position in rows}
+
+
+def requested_copies(conn: psycopg.Connection, stream: str) -> list[TableName]:
+    """The tables whose copy is neither in Kafka nor applied; none in a ledger that never had any."""
     there = conn.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
     if there is None or there[0] is None:
         return []
     rows = conn.execute(
-        "SELECT schema_name, table_name FROM headrace.table_copy WHERE stream = %s AND NOT (%s AND sent) ORDER BY 1, 2",
-        [stream, unsent],
+        "SELECT schema_name, table_name FROM headrace.table_copy WHERE stream = %s AND NOT sent AND position IS NULL",
+        [stream],
     )
     return [(schema, table) for schema, table in rows]
 
@@ -70,9 +78,14 @@ def note_sent(conn: psycopg.Connection, stream: str, tables: Sequence[TableName]
         cursor.executemany(f"UPDATE headrace.table_copy SET sent = true WHERE {_ONE}", [(stream, *t) for t in tables])
 
 
-def forget_request(conn: psycopg.Connection, stream: str, table: TableName) -> None:
-    """The copy has begun, in the caller's transaction."""
-    conn.execute(f"DELETE FROM headrace.table_copy WHERE {_ONE}", [stream, *table])
+def note_copied(conn: psycopg.Connection, stream: str, table: TableName, position: int) -> None:
+    """The caller's transaction has the copy."""
+    conn.execute(f"UPDATE headrace.table_copy SET position = %s WHERE {_ONE}", [position, stream, *table])
+
+
+def forget_copies(conn: psycopg.Connection, stream: str, watermark: int) -> None:
+    """Nothing from before these copies will be read again."""
+    conn.execute("DELETE FROM headrace.table_copy WHERE stream = %s AND position <= %s", [stream, watermark])
 
 
 def forget_requests(conn: psycopg.Connection, stream: str) -> None:

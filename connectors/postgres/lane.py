@@ -271,12 +271,14 @@ class PostgresLane:
 
     def _begin_copy(self, relations: Sequence[Relation], group: UnitGroup) -> None:
         """Empty tables that are copied anew, with the columns that their rows will have."""
+        position = group.batches[0].last_position
         for relation in relations:
             self._schema.forget_replaced(relation)
-            if self._schema.follow(relation, self._catalogue, group.epoch, group.batches[0].last_position):
+            if self._schema.follow(relation, self._catalogue, group.epoch, position):
                 self._read_catalogue()
         for relation in relations:
-            empty_for_copy(self._conn, self._stream, require_table(relation, self._catalogue.tables.get(relation.name)))
+            table = require_table(relation, self._catalogue.tables.get(relation.name))
+            empty_for_copy(self._conn, self._stream, table, position)
 
     def _write_in_order(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> Applied:
         if self._tolerant.active:

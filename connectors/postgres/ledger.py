@@ -18,7 +18,14 @@ import psycopg
 from connectors.base import StreamRow, TargetSettings
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.copy_requests import DDL as COPIES_DDL
-from connectors.postgres.copy_requests import forget_requests, note_sent, read_requests, request_copies
+from connectors.postgres.copy_requests import (
+    forget_copies,
+    forget_requests,
+    note_sent,
+    request_copies,
+    requested_copies,
+    superseded_tables,
+)  # fmt: skip
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import DDL as LETTERS_DDL
 from connectors.postgres.letters import DISCARDED_DDL
@@ -141,7 +148,7 @@ class PostgresLedger:
                 [self._stream, generation],
             ).fetchall()
             shapes = read_shapes(self._conn, self._stream)
-            superseded = read_requests(self._conn, self._stream)
+            superseded = superseded_tables(self._conn, self._stream)
         return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked], shapes, superseded)
 
     def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
@@ -181,6 +188,7 @@ class PostgresLedger:
                 "DELETE FROM headrace.applied WHERE stream = %s AND (generation, last_position) <= (%s, %s)",
                 [self._stream, generation, watermark],
             )
+            forget_copies(self._conn, self._stream, watermark)
         return True
 
     def stop(self, reason: str) -> None:
@@ -230,10 +238,10 @@ class PostgresLedger:
         with translated(f"{self._where}: asking for copies"), self._conn.transaction():
             request_copies(self._conn, self._stream, tables)
 
-    def requested_copies(self, *, unsent: bool = False) -> list[TableName]:
-        """The tables that are to be copied anew."""
+    def requested_copies(self) -> list[TableName]:
+        """The tables that are to be copied anew, and are not in Kafka yet."""
         with translated(f"{self._where}: reading"):
-            return read_requests(self._conn, self._stream, unsent=unsent)
+            return requested_copies(self._conn, self._stream)
 
     def copies_sent(self, tables: Sequence[TableName]) -> None:
         """Note that Kafka has the copies."""

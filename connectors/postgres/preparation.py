@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.base import RefusedError
-from connectors.postgres.copy_requests import forget_request, forget_requests
+from connectors.postgres.copy_requests import forget_requests, note_copied
 from connectors.postgres.mapping import require_table, table_rows
 from connectors.postgres.schema import SchemaFollower
 from pipeline.catalogue import Catalogue, TableName, TargetTable
@@ -48,14 +48,14 @@ def prepare_snapshot(
         conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(names)))
 
 
-def empty_for_copy(conn: psycopg.Connection, stream: str, table: TargetTable) -> None:
+def empty_for_copy(conn: psycopg.Connection, stream: str, table: TargetTable, position: int) -> None:
     """Empty a table whose copy follows in the same transaction; readers see the old rows until its commit.
 
     DELETE, since TRUNCATE locks readers out, shows older snapshots an empty table, and fails for a referenced one.
     """
     _check_ours(conn, stream, table.name)
     conn.execute(sql.SQL("DELETE FROM {}").format(table_rows(table)))
-    forget_request(conn, stream, table.name)
+    note_copied(conn, stream, table.name, position)
 
 
 def _check_ours(conn: psycopg.Connection, stream: str, table: TableName) -> None:

@@ -61,13 +61,17 @@ class Capture:
                 self.spent = True
                 return None
             count = len(event.transaction.changes)
-            edges = sorted({0, count, *(rng.randint(1, count - 1) for _ in range(rng.randint(1, 4)))})
+            edges = sorted({0, count, *(rng.randint(1, max(1, count - 1)) for _ in range(rng.randint(1, 4)))})
             self._parts = [list(range(a, b)) for a, b in pairwise(edges)]
+            if event.kind == "copy":
+                self._parts.append([])  # its end has no rows
             return self._part()
         return self._batch(rng)
 
     def _in_parts(self, event: Event) -> bool:
         """Now and then a capture finds time to send whole what another one has begun to send in parts."""
+        if event.kind == "copy":
+            return True
         whole = (self._clock_us // 1000 + event.number) % 3 == 0
         return event.large and len(event.transaction.changes) > 1 and not whole
 
@@ -78,7 +82,8 @@ class Capture:
             pack_change(self._builder, tx, event.transaction.changes[n])
         if not self._parts:
             del self._events[0]
-        return encode_batch(self._builder.close("live", 0, self._clock_us, last_part=not self._parts))
+        kind = "snapshot" if event.kind == "copy" else "live"
+        return encode_batch(self._builder.close(kind, 0, self._clock_us, last_part=not self._parts))
 
     def _batch(self, rng: random.Random) -> bytes:
         kind = self._events[0].kind

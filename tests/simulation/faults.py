@@ -13,7 +13,7 @@ from tests.simulation.target_model import BrokenPromiseError
 from tests.simulation.world import World
 
 # Kinds of histories; a seed's kind is its remainder. "lossy" ones lose records of the log, and must stop there.
-SCENARIOS = ("mixed", "parts", "codes", "poison", "lossy")
+SCENARIOS = ("mixed", "parts", "codes", "poison", "lossy", "copies")
 LOSS = 0.02
 FINE_GRAIN = 1  # a window is spread over the lanes however small it is
 

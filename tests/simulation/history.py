@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pipeline.catalogue import Catalogue, ForeignKey
+from pipeline.catalogue import Catalogue, ForeignKey, TableName
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE
 from tests.properties.model import PUBLIC, Change, Row, Table, Transaction, catalogue, table
 from tests.properties.oracle import uses
@@ -56,6 +56,8 @@ class History:
     events: list[Event]
     tables: tuple[Table, ...]
     poison: frozenset[int] = frozenset()  # events that the target refuses until an operator has corrected it
+    copied: frozenset[TableName] = frozenset()  # tables that are damaged at the start, and copied anew once
+    superseded: frozenset[int] = frozenset()  # events of which nothing is left, since that copy comes after them
     catalogue: Catalogue = field(init=False)
     named: dict[tuple[int, int], Event] = field(init=False)
 
@@ -172,12 +174,13 @@ class Source:
 def make_history(rng: random.Random, transactions: int, focus: str) -> History:
     """A history with or without foreign keys, a snapshot, an earlier snapshot that was not finished.
 
-    `focus` on "parts" makes large transactions frequent, on "codes" unique values that move.
+    `focus` on "parts" makes large transactions frequent, on "codes" unique values that move, on "copies" has a table
+    copied anew in the middle.
     """
     source = Source(rng, CHILD if rng.random() < 0.6 else FREE_CHILD, focus)
     start = {name: dict(rows) for name, rows in source.state.items()}
     generation, events = 1, []
-    if rng.random() < 0.4:
+    if focus != "copies" and rng.random() < 0.4:
         initial, start = start, {name: {} for name in start}
         if rng.random() < 0.5:
             events += [
@@ -186,17 +189,46 @@ def make_history(rng: random.Random, transactions: int, focus: str) -> History:
             generation = 2
         events += [(generation, each, "snapshot", False) for each in snapshot(rng, source.tables, initial)]
     position, share_of_large = 100, {"parts": 0.4, "poison": 0.0}.get(focus, 0.04)
-    for _ in range(transactions):
+    copy_at = rng.randrange(transactions) if focus == "copies" else None
+    for nth in range(transactions):
         position += rng.randint(1, 3)
         large = rng.random() < share_of_large
         events.append((generation, source.transaction(position, large=large), "live", large))
         for change in source.exchange() if focus == "codes" and rng.random() < EXCHANGES else ():
             position += 1
             events.append((generation, Transaction(position, (change,)), "live", False))
+        if nth == copy_at:
+            position += 1
+            events.append((generation, item_copy(position, source.state), "copy", True))
+    if copy_at is not None:
+        return with_copy(start, source, events)
     ordered = list(in_order(events))
     live = [event.number for event in ordered if event.kind == "live" and event.transaction.changes]
     poison = rng.sample(live, min(len(live), rng.randint(1, 3))) if focus == "poison" else ()
     return History(start, source.state, ordered, source.tables, frozenset(poison))
+
+
+def item_copy(position: int, state: State) -> Transaction:
+    """The item table copied anew."""
+    rows = sorted(state["item"].values(), key=repr)
+    return Transaction(position, (Change(ITEM, TRUNCATE), *(Change(ITEM, INSERT, new=row) for row in rows)))
+
+
+def with_copy(start: State, source: Source, events: Sequence[tuple[int, Transaction, str, bool]]) -> History:
+    """A history whose target has lost items, and has items of its own, until they are copied anew."""
+    copied = next(n for n, (_, _, kind, _) in enumerate(events) if kind == "copy")
+    left = [
+        (of, replace(tx, changes=tuple(c for c in tx.changes if n >= copied or c.table is not ITEM)), kind, large)
+        for n, (of, tx, kind, large) in enumerate(events)
+    ]
+    ordered = [replace(event, transaction=events[n][1]) for n, event in enumerate(in_order(left))]
+    superseded = frozenset(n for n, (_, tx, _, _) in enumerate(left) if not tx.changes)
+    for lost in ((0,), (2,)):
+        start["item"].pop(lost, None)
+    start["item"][(9,)] = (9, "u")
+    return History(
+        start, source.state, ordered, source.tables, copied=frozenset([ITEM.relation.name]), superseded=superseded
+    )
 
 
 def snapshot(rng: random.Random, tables: Sequence[Table], state: State) -> list[Transaction]:

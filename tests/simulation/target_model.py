@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline import fence
+from pipeline.catalogue import TableName
 from pipeline.conflicts import KeyRules
 from pipeline.fence import Fenced, LaneRow
 from pipeline.parking import ParkedKeys, Refusal, settle_in_order
@@ -56,12 +57,13 @@ class Target:
     def __init__(self, history: History, *, enforce_foreign_keys: bool) -> None:
         self.state: State = {name: dict(rows) for name, rows in history.start.items()}
         self.epoch = 0
-        self.watermark = (0, 0)  # generation, position
+        self.watermark = (1 if history.copied else 0, 0)  # generation, position; copies are asked for later
         self.rows = [LaneRow(0, 0, 0) for _ in range(LANES_MAX)]
         self.applied: set[tuple[int, int]] = set()  # above the watermark
         self.done: set[int] = set()  # numbers of all events ever applied
         self.parked: dict[tuple[int, int], ChangeBatch] = {}  # dead letters
         self.closed = False  # dead letters have changed: nothing more is admitted in this epoch
+        self.copying: dict[TableName, int | None] = dict.fromkeys(history.copied)  # table -> position of its copy
         self._kept: set[int] = set()  # numbers of the parked events
         self._corrected = False
         self._history = history
@@ -79,7 +81,8 @@ class Target:
             above.setdefault(generation, set()).add(position)
         generation, watermark = self.watermark
         letters = [encode_batch(batch) for name, batch in sorted(self.parked.items()) if name[0] >= generation]
-        return Restart(self.epoch, generation, watermark, {g: frozenset(found) for g, found in above.items()}, letters)
+        applied = {g: frozenset(found) for g, found in above.items()}
+        return Restart(self.epoch, generation, watermark, applied, letters, superseded=dict(self.copying))
 
     def advance(self, epoch: int, generation: int, position: int) -> bool:
         """Move the watermark; whether `epoch` still rules."""
@@ -90,6 +93,7 @@ class Target:
             if event.transaction.position <= position and event.transaction.changes and not self._settled(event):
                 raise BrokenPromiseError(f"the watermark {self.watermark} passed {event.name}, which is not applied")
         self.applied = {name for name in self.applied if name > self.watermark}
+        self.copying = {name: at for name, at in self.copying.items() if at is None or at > position}
         return True
 
     # -- rule 2 ---------------------------------------------------------------------------------
@@ -161,6 +165,8 @@ class Target:
     def _commit(self, group: Group, parked: Sequence[ChangeBatch]) -> None:
         self.rows[group.lane] = LaneRow(group.epoch, group.last_seq, group.next_offset)
         letters = {(batch.generation, batch.last_position): batch for batch in parked}
+        if any(batch.table_copy for batch in group.batches):
+            self.copying = dict.fromkeys(self.copying, group.batches[-1].last_position)
         for batch in group.batches:
             if batch.last_part:
                 for position in batch.positions:
@@ -169,12 +175,15 @@ class Target:
         self.parked |= letters
 
     def _settled(self, event: Event) -> bool:
-        return event.number in self.done or event.number in self._kept
+        return event.number in self.done or event.number in self._kept or event.number in self._history.superseded
 
     def _note(self, generation: int, position: int, *, parked: bool) -> None:
         event = self._history.named.get((generation, position))
         if event is None:
             raise BrokenPromiseError(f"({generation}, {position}) is no transaction of the source")
+        if event.number in self._history.superseded:
+            self.applied.add(event.name)
+            return
         if self._settled(event):
             raise BrokenPromiseError(f"{event.name} was applied twice")
         self.applied.add(event.name)

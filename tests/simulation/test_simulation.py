@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import fence, independent, planner
+from pipeline.catalogue import TableName
 from pipeline.chain import Chain, Link, Verdict
 from pipeline.conflicts import KeyRules, KeyUse
 from pipeline.errors import StreamGapError
@@ -18,6 +19,7 @@ from pipeline.fence import LaneRow, OpenParts
 from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.parking import ParkedKeys
 from pipeline.planner import Planner, Window
+from pipeline.table_copies import SupersededTables
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import ChangeBatch, Relation
 from tests.simulation.faults import run_seed, simulate
@@ -29,7 +31,7 @@ SEEDS_WITH_A_BUG = 300  # each bug must show in one of them
 HAPPENS = {
     "takeover", "record repeated", "record overlapping", "part", "part of a replaced capture", "merged",
     "stale", "gap", "refused", "died after the commit", "waited", "news lost", "superseded", "serial window",
-    "parked", "replayed",
+    "parked", "replayed", "table copied",
 }  # fmt: skip
 
 
@@ -54,6 +56,7 @@ def test_a_seed_is_the_same_history_each_time() -> None:
 # -- planted bugs ------------------------------------------------------------------------------------
 
 Patch = pytest.MonkeyPatch
+Requests = dict[TableName, int | None]
 
 
 def applied_positions_ignored(patch: Patch) -> None:
@@ -236,6 +239,34 @@ def epoch_goes_on_after_parking(patch: Patch) -> None:
     patch.setattr(Target, "_commit", careless)
 
 
+def changes_before_a_copy_are_applied(patch: Patch) -> None:
+    patch.setattr(SupersededTables, "strip", lambda self, batch: batch)
+
+
+def changes_are_left_out_after_the_copy(patch: Patch) -> None:
+    patch.setattr(SupersededTables, "_follow", lambda self, batch: None)
+
+
+def request_outlives_its_copy(patch: Patch) -> None:
+    _change_requests(patch, lambda requests: dict.fromkeys(requests))
+
+
+def request_ends_with_its_copy(patch: Patch) -> None:
+    """What is read again from before the copy, since the watermark had not passed it, is then applied after it."""
+    _change_requests(patch, lambda _: {})
+
+
+def _change_requests(patch: Patch, change: Callable[[Requests], Requests]) -> None:
+    commit = Target._commit
+
+    def careless(self: Target, group: Group, parked: Sequence[ChangeBatch]) -> None:
+        commit(self, group, parked)
+        if any(batch.table_copy for batch in group.batches):
+            self.copying = change(self.copying)
+
+    patch.setattr(Target, "_commit", careless)
+
+
 # Each with the kind of history that shows it soonest.
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (applied_positions_ignored, "mixed"),
@@ -263,6 +294,10 @@ BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (shared_keys_of_parked_ones_ignored, "poison"),
     (dead_letters_forgotten_at_takeover, "poison"),
     (epoch_goes_on_after_parking, "poison"),
+    (changes_before_a_copy_are_applied, "copies"),
+    (changes_are_left_out_after_the_copy, "copies"),
+    (request_outlives_its_copy, "copies"),
+    (request_ends_with_its_copy, "copies"),
 ]
 
 

@@ -274,6 +274,7 @@ class World:
             return
         if fenced is None:
             positions = [list(batch.positions) for batch in batches]
+            self.seen["table copied"] += batches[-1].table_copy
             self.note(f"lane {lane.number} commits {last.epoch}.{first_seq}..{last.seq}: {positions}")
         if dies:
             self.seen["died after the commit"] += fenced is None

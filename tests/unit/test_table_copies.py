@@ -13,9 +13,9 @@ from tests.properties.model import Change, Transaction, catalogue, pack_batch, p
 from tests.unit.test_planner import ACCOUNT, batch, offer, snapshot, write
 
 
-def planner(watermark: int = 0) -> Planner:
-    """One that starts while the account table is to be copied anew."""
-    start = Restart(1, 1, watermark, {}, superseded=[ACCOUNT.relation.name])
+def planner(watermark: int = 0, *, copied: int | None = None) -> Planner:
+    """One that starts while the account table is to be copied anew, or was at a position above the watermark."""
+    start = Restart(1, 1, watermark, {}, superseded={ACCOUNT.relation.name: copied})
     return Planner("s", start, KeyRules(catalogue([ACCOUNT])), lanes=4)
 
 
@@ -61,3 +61,11 @@ def test_a_new_snapshot_copies_every_table() -> None:
     one = planner()
     assert rows_of(offer(one, snapshot(1, 2, op=TRUNCATE))) == 1
     assert rows_of(offer(one, batch(1, 5, generation=2))) == 1
+
+
+def test_what_is_read_again_from_before_a_copy_is_left_out() -> None:
+    one = planner(copied=3)
+    assert offer(one, batch(0, 5, 6)) == []
+    for part in copy(2):
+        offer(one, part)
+    assert rows_of(offer(one, batch(3, 5))) == 1
