@@ -199,7 +199,10 @@ class StreamPlanner:
             if old is not self._planner:
                 return
             log.warning("stream %s: planning again: %s", self._stream.name, failure.error)
-            await self._advance(old)
+            while self._retired and old is self._planner:  # news that come meanwhile retire more
+                await self._advance(old)
+            if old is not self._planner:
+                return
             self._planner = None  # nothing retires while the next epoch begins
             windows = [*old.windows]
             planner = await self._take_over()
