@@ -87,6 +87,8 @@ class Contestant(ABC):
         wait_for(f"{total} transactions", lambda: done() >= total, roles)
         elapsed_s = time.monotonic() - start_s
         moved = total - first
+        if not moved:
+            raise RuntimeError(f"{self.name}: all {total} transactions were one commit; time more of them")
         cpu = {who: (sum(map(cpu_seconds, found)) - before[who]) * 1e6 / moved for who, found in pids.items()}
         return Drained(moved / elapsed_s, cpu)
 
