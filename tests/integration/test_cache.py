@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, RetriableError
 from tests.support.fixtures import SharedRig
 from tests.support.nodes import Nodes
 from tests.support.rig import ROLES, Rig
+from topologies.cache_journal import read_blocks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -159,10 +160,17 @@ def test_without_the_token_nothing_is_said(rig: Rig, nodes: Nodes) -> None:
         urlopen(f"http://{nodes.http['a']}/v1/status")
 
 
+def journaled(rig: Rig) -> int:
+    """Blocks of the stream in the journal."""
+    return len(read_blocks(rig.settings, lambda block: block.stream == rig.stream, 1 << 30))
+
+
 def test_a_node_warms_from_the_journal(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
     """After a kill the blocks come from Kafka, with the changes since, and nothing from the target."""
+    rig.source("UPDATE thing SET price = 1")
     end = nodes.mark()
     rig.until(lambda: client.status()["streams"][rig.stream]["visible"] >= end, "the cache is at the end")
+    rig.until(lambda: journaled(rig) > 100, "the journal has the blocks")
     client.close()
     rig.kill("cache-a", again=False)
     rig.source("UPDATE thing SET name = 'while away' WHERE id = 5")
