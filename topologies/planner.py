@@ -17,10 +17,12 @@ from faust.types import TP, StreamT
 from mode.types.signals import BaseSignalT
 
 from pipeline.directory.preference import LanePreference
+from pipeline.errors import HeadraceError
 from topologies.directory_follower import DirectoryFollower
 from topologies.faust_app import app_on_demand, make_app, raw_topic
 from topologies.heartbeat import Heartbeat
 from topologies.predecessor import remove_predecessor
+from topologies.progress_feed import follow_progress
 from topologies.rewind import rewind_groups
 from topologies.settings import Settings
 from topologies.stopped_streams import OPERATOR_ERRORS
@@ -49,7 +51,7 @@ class PlannerApp:
             for number, planner in self.planners.items()
         }
         self.app.agent(raw_topic(self.app, settings.topic("changes")), name="plan")(self._plan)
-        self.app.agent(raw_topic(self.app, settings.topic("progress")), name="follow")(self._follow)
+        self.app.task(self._follow)
         self.app.timer(TICK_S)(self._tick)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         if self.directory is not None:
@@ -88,11 +90,15 @@ class PlannerApp:
             if queue is not None:
                 queue.put(event)
 
-    async def _follow(self, stream: StreamT[bytes]) -> None:
-        async for event in stream.events():
-            planner = self.planners.get(event.message.partition)
-            if planner is not None:
-                await planner.follow(event.value)
+    async def _follow(self) -> None:
+        try:
+            await follow_progress(self.settings, [*self.planners], self._progressed, lambda: self.app.should_stop)
+        except HeadraceError as error:
+            for planner in self.planners.values():
+                await planner.fail(error)
+
+    async def _progressed(self, number: int, record: bytes) -> None:
+        await self.planners[number].follow(record)
 
     async def _tick(self) -> None:
         self._heartbeat.beat()

@@ -173,7 +173,9 @@ class StreamPlanner:
             self._undelivered = error.str()
 
     async def follow(self, value: bytes) -> None:
-        """Take one progress record."""
+        """Take one progress record. Never raises: errors stop the stream, and the application if it is the last."""
+        if self._planner is None or self.fatal is not None:
+            return
         try:
             progress = decode_progress(value)
         except SchemaError as error:
@@ -181,7 +183,7 @@ class StreamPlanner:
             return
         try:
             planner = self._planner
-            if progress.stream != self._stream.name or planner is None or progress.epoch != planner.epoch:
+            if progress.stream != self._stream.name or progress.epoch != planner.epoch:
                 return
             planner.progress(progress.lane, progress.epoch, progress.seq)
             if progress.failure is not None:
@@ -366,6 +368,10 @@ class StreamPlanner:
             await asyncio.to_thread(self._call, lambda ledger: ledger.stop(reason))
         except HeadraceError as error:
             log.warning("%s", error)
+
+    async def fail(self, error: Exception) -> None:
+        """Stop the stream: something that it needs can't go on."""
+        await self._fail(error, -1)
 
     async def _fail(self, error: Exception, offset: int) -> None:
         if self.fatal is not None:
