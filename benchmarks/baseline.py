@@ -43,11 +43,12 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
     with servers() as bench:
         prepare_template(bench, load)
         for seed in range(given.first_seed, given.first_seed + given.repetitions):
-            load.initialise(bench, bench.source, "postgres")
             if given.lanes_only:
+                load.initialise(bench, bench.source, "postgres")
                 yield from _lanes(bench, load, given.transactions, seed)
             else:
                 for sync in SYNC_TITLES:
+                    load.initialise(bench, bench.source, "postgres")  # the targets of a pair begin empty
                     yield from _pair(bench, load, given.transactions, seed, sync)
 
 
