@@ -9,6 +9,7 @@ raises, since Faust would acknowledge and lose the event.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -40,6 +41,7 @@ class PlannerApp:
         self.settings = settings
         self.app = make_app(settings, "plan")
         self.directory = DirectoryFollower(settings, lanes=True) if settings.directory.enabled else None
+        self._following = asyncio.Event()
         self._heartbeat = Heartbeat.from_environment()
         names = {number: name for name, number in settings.numbers().items()}
         self.planners = {
@@ -85,6 +87,7 @@ class PlannerApp:
     async def _plan(self, stream: StreamT[bytes]) -> None:
         if not isinstance(stream, Stream):
             raise TypeError("noack() is a method of faust.Stream")
+        await self._following.wait()  # a planner's epoch begins after the place from which its progress is read
         async for event in stream.noack().events():
             queue = self._queues.get(event.message.partition)
             if queue is not None:
@@ -92,7 +95,9 @@ class PlannerApp:
 
     async def _follow(self) -> None:
         try:
-            await follow_progress(self.settings, [*self.planners], self._progressed, lambda: self.app.should_stop)
+            await follow_progress(
+                self.settings, [*self.planners], self._progressed, self._following.set, lambda: self.app.should_stop
+            )
         except HeadraceError as error:
             for planner in self.planners.values():
                 await planner.fail(error)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, Message, TopicPartition
 
-from topologies.kafka import raise_if_fatal, read_from_end, take
+from topologies.kafka import TIMEOUT_S, make_consumer, raise_if_fatal, take, until_answered
 from topologies.settings import Settings
 
 RECORDS_MAX = 100  # handed over at once
@@ -21,13 +22,15 @@ POLL_S = 0.1
 
 async def follow_progress(
     settings: Settings, partitions: list[int], take_record: Callable[[int, bytes], Awaitable[None]],
-    stopping: Callable[[], bool],
+    ready: Callable[[], None], stopping: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Give each progress record from now on to `take_record`, with its partition, in the running event loop.
 
-    Raises RetriableError when the client can't go on.
+    Calls `ready` once it is known where "now" is: what begins afterwards is not missed. Raises RetriableError when the
+    client can't go on.
     """
-    consumer = await asyncio.to_thread(read_from_end, settings, settings.topic("progress"), partitions)
+    consumer = await asyncio.to_thread(_open, settings, partitions)
+    ready()
     try:
         while not stopping():
             for message in await asyncio.to_thread(_take, consumer):
@@ -36,6 +39,18 @@ async def follow_progress(
                     await take_record(partition, value)
     finally:
         consumer.close()
+
+
+def _open(settings: Settings, partitions: list[int]) -> Consumer:
+    """At the ends that the partitions have now, not at those that they have when the first fetch comes."""
+    topic, consumer = settings.topic("progress"), make_consumer(settings, settings.group("watch"))
+    starts = []
+    for partition in partitions:
+        where = TopicPartition(topic, partition)
+        _, end = until_answered(partial(consumer.get_watermark_offsets, where, timeout=TIMEOUT_S), f"topic {topic}")
+        starts.append(TopicPartition(topic, partition, end))
+    consumer.assign(starts)
+    return consumer
 
 
 def _take(consumer: Consumer) -> list[Message]:
