@@ -31,13 +31,17 @@ async def follow_progress(
     """
     consumer = await asyncio.to_thread(_open, settings, partitions)
     ready()
+    polling: asyncio.Future[list[Message]] | None = None
     try:
         while not stopping():
-            for message in await asyncio.to_thread(_take, consumer):
+            polling = asyncio.ensure_future(asyncio.to_thread(_take, consumer))
+            for message in await asyncio.shield(polling):
                 partition, value = message.partition(), message.value()
                 if partition is not None and value is not None:
                     await take_record(partition, value)
     finally:
+        if polling is not None:  # a thread that is not cancelled with this task may be in the consumer
+            await asyncio.wait([polling])
         consumer.close()
 
 
