@@ -19,7 +19,7 @@ from pipeline.inflight import InFlight, LaneSeqs, merge_waits
 from pipeline.lanes import Preferences, assign
 from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
-from pipeline.relations import Shapes, changes_of, learn_all
+from pipeline.relations import Shapes, changes_of
 from pipeline.schema_change import asks_nothing
 from pipeline.slicing import select
 from pipeline.table_copies import SupersededTables
@@ -186,7 +186,8 @@ class Planner:
             return False
         again = len({relation.name for relation in changes}) < len(changes)
         harmless = not again and all(asks_nothing(relation, shapes, self._rules.catalogue) for relation in changes)
-        learn_all(shapes, batch)
+        for relation in changes:
+            shapes.learn(relation)
         return batch.kind == "snapshot" or not harmless
 
     def renew(self, rules: KeyRules) -> None:

@@ -125,12 +125,6 @@ def has_news(batch: ChangeBatch, shapes: Shapes, but: Collection[TableName] = ()
     return any(not shapes.fit(s.relation) and s.relation.name not in but for s in batch.sections)
 
 
-def learn_all(shapes: Shapes, batch: ChangeBatch) -> None:
-    """Note the columns of a batch's relations in the order of their rows."""
-    for _, relation in changes_of(batch, shapes):
-        shapes.learn(relation)
-
-
 def changes_of(batch: ChangeBatch, shapes: Shapes) -> list[tuple[int, Relation]]:
     """The schema changes of a batch: rank of the first row that has other columns than those before, its relation."""
     if not has_news(batch, shapes):
