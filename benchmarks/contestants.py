@@ -11,9 +11,9 @@ from typing import ClassVar
 from benchmarks.loads import Load
 from benchmarks.machine import cpu_seconds
 from benchmarks.servers import Roles, Servers, wait_for
-from connectors.base import SourceSettings, TargetSettings
 from connectors.postgres.replication import parse_lsn
 from connectors.postgres.verify import verify_tables
+from connectors.settings import SourceSettings, TargetSettings
 
 CONFIG = """
 [kafka]

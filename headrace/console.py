@@ -10,7 +10,7 @@ import time
 
 from confluent_kafka import KafkaException
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from headrace.embedded import EmbeddedError
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 from schemas.errors import SchemaError

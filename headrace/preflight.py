@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from connectors.base import Finding, RefusedError
+from connectors.admin import Finding
+from connectors.errors import RefusedError
 from headrace.configuration import read_settings, running_broker, with_servers
 from headrace.streams import source_admin, target_admin
 from pipeline.errors import HeadraceError

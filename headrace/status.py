@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from connectors.base import StreamRow
+from connectors.ledger import StreamRow
 from headrace.recent import newest_batch, newest_lag, recent_progress, recent_reports
 from headrace.streams import open_ledger, position_text, source_admin
 from pipeline.fence import LaneRow

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from connectors.base import (
-    Connector,
-    Ledger,
-    SourceAdmin,
-    SourceSettings,
-    TableCheck,
-    TargetAdmin,
-    TargetSettings,
-    load_connector,
-)  # fmt: skip
+from connectors.admin import SourceAdmin, TargetAdmin
+from connectors.base import Connector, TableCheck, load_connector
 from connectors.dead_letters import DeadLetters
+from connectors.ledger import Ledger
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import ConfigError
 from topologies.settings import Settings, StreamConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from connectors.base import StreamRow
+from connectors.ledger import StreamRow
 from headrace.streams import open_ledger, source_admin
 from pipeline.errors import HeadraceError, StreamStoppedError
 from topologies.settings import StreamConfig

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from connectors.base import LaneTarget, load_connector
+from connectors.base import load_connector
+from connectors.lane import LaneTarget
 from pipeline.errors import ConfigError, RetriableError
 from pipeline.merge_limit import MergeLimit
 from pipeline.merging import Damage, QueuedUnit

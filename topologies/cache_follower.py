@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaException, Producer
 
-from connectors.base import RefusedError, TargetRows
+from connectors.errors import RefusedError
+from connectors.rows import TargetRows
 from pipeline.cache.records import block_of, record_of
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from connectors.base import KeyTextError, RefusedError
+from connectors.errors import KeyTextError, RefusedError
 from pipeline.errors import HeadraceError
 from pipeline.fusion.statistics import BatchStatistics
 from topologies.cache_node import CacheNode, NotYetError

@@ -17,7 +17,9 @@ from typing import TypeVar
 
 from confluent_kafka import Producer
 
-from connectors.base import KeyTextError, RefusedError, TargetRows, load_connector
+from connectors.base import load_connector
+from connectors.errors import KeyTextError, RefusedError
+from connectors.rows import TargetRows
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
 from pipeline.directory.directory import Change

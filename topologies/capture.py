@@ -16,8 +16,10 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from connectors.base import Ledger, Source, Tail, load_connector
+from connectors.base import load_connector
 from connectors.failpoints import hit
+from connectors.ledger import Ledger
+from connectors.source import Source, Tail
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from pipeline.linger import AdaptiveLinger

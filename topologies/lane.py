@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from connectors.base import Applied, LaneTarget, RefusedError, SchemaChangeError, UnitGroup
+from connectors.errors import RefusedError, SchemaChangeError
 from connectors.failpoints import hit
+from connectors.lane import Applied, LaneTarget, UnitGroup
 from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.fence import Fenced, LaneRow
 from pipeline.merge_limit import MergeLimit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from connectors.base import Applied
+from connectors.lane import Applied
 from pipeline.fence import LaneRow
 from pipeline.merging import QueuedUnit, transactions_of
 from pipeline.stages import stage_lags

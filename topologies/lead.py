@@ -12,7 +12,8 @@ import logging
 import threading
 from collections.abc import Collection
 
-from connectors.base import Ledger, load_connector
+from connectors.base import load_connector
+from connectors.ledger import Ledger
 from pipeline.catalogue import TableName
 from pipeline.errors import HeadraceError
 from pipeline.lead import Lead

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from connectors import base
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.directory.verdicts import Policy
 from pipeline.errors import ConfigError
 from pipeline.priorities import CLASSES, Priorities, lanes_needed
@@ -192,20 +192,20 @@ class StreamConfig(Section):
     lag: LagConfig = LagConfig()
     mapping: MappingConfig = Field(default_factory=lambda: MappingConfig.model_validate({}))
 
-    def source_settings(self) -> base.SourceSettings:
+    def source_settings(self) -> SourceSettings:
         """The connector's view of the source."""
         source = self.source
-        settings = base.SourceSettings(
+        settings = SourceSettings(
             source.dsn.get_secret_value(), source.tables, source.exclude, source.snapshot,
             batch_transactions_max=source.batch_transactions_max, batch_bytes_max=source.batch_bytes_max,
             mapping=self.mapping.table_mapping(),
         )  # fmt: skip
         return settings if source.linger_ms is None else replace(settings, linger_ms=source.linger_ms)
 
-    def target_settings(self) -> base.TargetSettings:
+    def target_settings(self) -> TargetSettings:
         """The connector's view of the target."""
         target = self.target
-        return base.TargetSettings(
+        return TargetSettings(
             target.dsn.get_secret_value(), target.synchronous_commit, target.session_replication_role,
             target.schema_changes, target.create_tables,
             target.on_missing_row, target.on_existing_row,

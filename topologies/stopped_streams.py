@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from pipeline.errors import ConfigError, StreamStoppedError
 from schemas.errors import SchemaError
 

@@ -16,8 +16,10 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, Message, Producer
 from faust.types import EventT
 
-from connectors.base import Ledger, RefusedError, load_connector
+from connectors.base import load_connector
+from connectors.errors import RefusedError
 from connectors.failpoints import hit
+from connectors.ledger import Ledger
 from pipeline.conflicts import KeyRules
 from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError

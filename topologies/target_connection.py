@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from connectors.base import LaneTarget
+from connectors.lane import LaneTarget
 from pipeline.errors import RetriableError
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from connectors.base import Finding, SourceSettings, TargetSettings
+from connectors.admin import Finding
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.definitions import create_missing, read_definitions
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.replication import parse_lsn
 from connectors.postgres.sequences import read_sequences, set_sequences
 from connectors.postgres.slot import drop_publications, drop_slot, slot_name, source_tables
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.definitions import SequenceState, TableDefinition, mapped_definition
 from pipeline.selection import selected
 
@@ -22,7 +23,7 @@ VERSION_MIN = 140000
 
 
 class PostgresSourceAdmin:
-    """See `connectors.base.SourceAdmin`."""
+    """See `connectors.admin.SourceAdmin`."""
 
     def __init__(self, stream: str, settings: SourceSettings) -> None:
         self._stream = stream
@@ -119,7 +120,7 @@ class PostgresSourceAdmin:
 
 
 class PostgresTargetAdmin:
-    """See `connectors.base.TargetAdmin`."""
+    """See `connectors.admin.TargetAdmin`."""
 
     def __init__(self, stream: str, settings: TargetSettings) -> None:
         self._stream = stream

@@ -13,12 +13,12 @@ from contextlib import closing
 import psycopg
 from psycopg import pq, sql
 
-from connectors.base import TargetSettings
 from connectors.dead_letters import ChangeText, LetterOutcome
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import close_epoch, note_discarded, read_letters
 from connectors.postgres.parking_lane import ParkingLane
 from connectors.postgres.types import type_name
+from connectors.settings import TargetSettings
 from pipeline.conflicts import KeyRules
 from pipeline.parking import ParkedKeys
 from schemas.change_batch import DELETE, TRUNCATE, ChangeBatch, Column, Section, decode_batch, iter_order

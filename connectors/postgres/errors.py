@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import conninfo
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from pipeline.errors import ConfigError, HeadraceError, RetriableError
 
 # Classes of SQLSTATE that speak of the surroundings, not of the data: retried with backoff.

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import pq, sql
 
-from connectors.base import Applied, RefusedError, SchemaChangeError, StreamRow, TargetSettings, UnitGroup
+from connectors.errors import RefusedError, SchemaChangeError
 from connectors.failpoints import hit
+from connectors.lane import Applied, UnitGroup
+from connectors.ledger import StreamRow
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.mapping import require_table
@@ -23,6 +25,7 @@ from connectors.postgres.preparation import empty_for_copy, prepare_snapshot
 from connectors.postgres.schema import SchemaFollower
 from connectors.postgres.setbased import SESSION, SetWriter
 from connectors.postgres.tolerant import Anomalies, TolerantWriter
+from connectors.settings import TargetSettings
 from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow, admits, judge
 from pipeline.netchange import Unmergeable, net_change
@@ -65,7 +68,7 @@ _LIMITS = {
 
 
 class PostgresLane:
-    """See `connectors.base.LaneTarget`."""
+    """See `connectors.lane.LaneTarget`."""
 
     def __init__(self, stream: str, lane: int, settings: TargetSettings) -> None:
         self._stream = stream
@@ -136,7 +139,7 @@ class PostgresLane:
         return StreamRow(*row)
 
     def apply(self, group: UnitGroup) -> Applied:
-        """Apply and commit; see `connectors.base.LaneTarget`."""
+        """Apply and commit; see `connectors.lane.LaneTarget`."""
         rows = 0 if _is_preparation(group) else sum(batch.rows() for batch in group.batches)
         self._refresh(group)
         if self._schema.has_news(group.batches) and not _is_preparation(group):

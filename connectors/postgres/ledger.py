@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from connectors.base import StreamRow, TargetSettings
+from connectors.ledger import StreamRow
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.copy_requests import DDL as COPIES_DDL
 from connectors.postgres.copy_requests import (
@@ -30,6 +30,7 @@ from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.letters import DDL as LETTERS_DDL
 from connectors.postgres.letters import DISCARDED_DDL
 from connectors.postgres.schema import read_shapes
+from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
@@ -97,7 +98,7 @@ _STREAM = (
 
 
 class PostgresLedger:
-    """See `connectors.base.Ledger`."""
+    """See `connectors.ledger.Ledger`."""
 
     def __init__(self, stream: str, settings: TargetSettings) -> None:
         self._stream = stream
@@ -172,7 +173,7 @@ class PostgresLedger:
             return self._applied(row.generation, row.watermark)
 
     def advance(self, epoch: int, generation: int, watermark: int, time_us: int, changes_offset: int) -> bool:
-        """Move the watermark forward; see `connectors.base.Ledger`."""
+        """Move the watermark forward; see `connectors.ledger.Ledger`."""
         with translated(f"{self._where}: advancing the watermark"), self._conn.transaction():
             moved = self._conn.execute(
                 "UPDATE headrace.stream SET generation = %s, watermark = %s,"
@@ -199,7 +200,7 @@ class PostgresLedger:
             )
 
     def request_resync(self, tables: Sequence[tuple[str, str]], changes_offset: int) -> int:
-        """Forget progress and letters; see `connectors.base.Ledger`."""
+        """Forget progress and letters; see `connectors.ledger.Ledger`."""
         with translated(f"{self._where}: asking for a new snapshot"), self._conn.transaction():
             self._conn.execute(
                 "UPDATE headrace.stream SET generation = 0, watermark = 0, watermark_time_us = 0, changes_offset = %s,"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from connectors.postgres.types import type_name
 from pipeline.catalogue import TargetTable
 from schemas.change_batch import Relation

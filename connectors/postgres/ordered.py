@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from connectors.postgres.mapping import TableMap, map_table
 from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.types import type_name

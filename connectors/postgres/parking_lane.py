@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Applied, RefusedError, SchemaChangeError, UnitGroup
+from connectors.errors import RefusedError, SchemaChangeError
+from connectors.lane import Applied, UnitGroup
 from connectors.postgres.errors import translated
 from connectors.postgres.lane import CHECK, DAMAGED, DEFER, PostgresLane, extent
 from connectors.postgres.letters import close_epoch, insert_letters, mark_published, unpublished_letters
@@ -16,10 +17,10 @@ from schemas.errors import SchemaError
 
 
 class ParkingLane(PostgresLane):
-    """See `connectors.base.LaneTarget`."""
+    """See `connectors.lane.LaneTarget`."""
 
     def park(self, group: UnitGroup) -> Applied:
-        """Keep the group's transactions as dead letters; see `connectors.base.LaneTarget`."""
+        """Keep the group's transactions as dead letters; see `connectors.lane.LaneTarget`."""
         with self._transaction(f"parking {extent(group)}"):
             if not self._begin_fenced(group, 0):
                 return self._refused(group)
@@ -28,7 +29,7 @@ class ParkingLane(PostgresLane):
             return self._commit_parked(group, parked, close=False)
 
     def apply_or_park(self, group: UnitGroup) -> Applied:
-        """Apply what can be applied and keep the rest; see `connectors.base.LaneTarget`."""
+        """Apply what can be applied and keep the rest; see `connectors.lane.LaneTarget`."""
         with self._transaction(f"applying or parking {extent(group)}"):
             if not self._begin_fenced(group, 0):
                 return self._refused(group)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from connectors.base import RefusedError
+from connectors.errors import RefusedError
 from connectors.postgres.copy_requests import forget_requests, note_copied
 from connectors.postgres.mapping import require_table, table_rows
 from connectors.postgres.schema import SchemaFollower

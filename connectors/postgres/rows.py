@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import pq, sql
 
-from connectors.base import KeyTextError, RowRead, TargetSettings
+from connectors.errors import KeyTextError
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.mapping import map_table
 from connectors.postgres.types import type_name
 from connectors.postgres.values import Json, decode_row, encode_key
+from connectors.rows import RowRead
+from connectors.settings import TargetSettings
 from pipeline.cache.view import TargetView
 from pipeline.catalogue import Catalogue, TableName, TargetTable
 from pipeline.errors import RetriableError
@@ -35,7 +37,7 @@ SELECT s.generation, s.watermark, s.changes_offset, a.positions,
 
 
 class PostgresRows:
-    """See `connectors.base.TargetRows`."""
+    """See `connectors.rows.TargetRows`."""
 
     def __init__(self, stream: str, settings: TargetSettings) -> None:
         self._stream = stream
@@ -70,7 +72,7 @@ class PostgresRows:
         return TargetView(generation, watermark, applied, frozenset(parked), discarded), offset
 
     def read(self, table: TableName, key: Sequence[str], relation: Relation | None) -> RowRead:
-        """Read the row of a key; see `connectors.base.TargetRows`."""
+        """Read the row of a key; see `connectors.rows.TargetRows`."""
         found = self._catalogue.tables.get(table)
         if found is None or not found.primary_key:
             raise KeyTextError(f"the target has no table {'.'.join(table)} with a primary key")

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import psycopg
 from psycopg import sql
 
-from connectors.base import RefusedError, SchemaChangeError, TargetSettings
+from connectors.errors import RefusedError, SchemaChangeError
 from connectors.postgres.types import sql_type
+from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import RetriableError
 from pipeline.relations import Shapes, decode_shape, encode_shape, has_news, shape_of

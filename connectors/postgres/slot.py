@@ -8,8 +8,8 @@ import networkx as nx
 import psycopg
 from psycopg import sql
 
-from connectors.base import SourceSettings
 from connectors.postgres.errors import translated
+from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError
 from pipeline.selection import select_tables

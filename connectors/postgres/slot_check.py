@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import psycopg
 
-from connectors.base import Tail
 from connectors.postgres.errors import translated
 from connectors.postgres.replication import lsn_text, parse_lsn
 from connectors.postgres.slot import slot_name
+from connectors.source import Tail
 from pipeline.errors import StreamStoppedError
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from connectors.base import SourceSettings
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable
 from connectors.postgres.types import TEXT_SESSION, LocalColumns
+from connectors.settings import SourceSettings
 from pipeline.builder import BatchBuilder
 from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, Column, Relation, Section

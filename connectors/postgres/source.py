@@ -12,7 +12,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
 
-from connectors.base import SourceSettings, Tail
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder, TextNeededError
@@ -30,6 +29,8 @@ from connectors.postgres.snapshot import snapshot_batches
 from connectors.postgres.table_copier import TableCopier
 from connectors.postgres.types import LocalColumns, local_columns
 from connectors.postgres.watch import TableWatch
+from connectors.settings import SourceSettings
+from connectors.source import Tail
 from pipeline.builder import BatchBuilder
 from pipeline.catalogue import TableName
 from pipeline.errors import RetriableError
@@ -52,7 +53,7 @@ BACKLOG_PAUSE_MS = 5.0
 
 
 class PostgresSource:
-    """See `connectors.base.Source`."""
+    """See `connectors.source.Source`."""
 
     def __init__(self, stream: str, settings: SourceSettings) -> None:
         self._stream = stream
@@ -65,7 +66,7 @@ class PostgresSource:
         self._confirmed = 0
 
     def batches(self, tail: Tail | None) -> Iterator[ChangeBatch | None]:
-        """Yield batches for ever; see `connectors.base.Source`."""
+        """Yield batches for ever; see `connectors.source.Source`."""
         settings, anew = self._settings, tail is None or tail.snapshot_open
         # Kept open until the stream runs: an advisory lock on it is held while a snapshot is taken.
         with connect(settings.dsn, f"headrace {self._stream} capture") as conn:
@@ -248,7 +249,7 @@ class PostgresSource:
             self._replication.confirmed = max(self._replication.confirmed, end_position)
 
     def copy_tables(self, tables: Collection[TableName]) -> None:
-        """Copy tables anew; see `connectors.base.Source`."""
+        """Copy tables anew; see `connectors.source.Source`."""
         self._copier.want(tables)
 
     def keepalive(self) -> None:

@@ -14,12 +14,13 @@ from collections.abc import Collection, Iterator
 import psycopg
 from psycopg import sql
 
-from connectors.base import RefusedError, SourceSettings
+from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.replication import lsn_text, parse_lsn
 from connectors.postgres.slot import SourceTable, publish, published_tables, source_tables
 from connectors.postgres.snapshot import copied_rows, table_rows_of, truncates
 from connectors.postgres.types import TEXT_SESSION, local_columns
+from connectors.settings import SourceSettings
 from pipeline.builder import BatchBuilder
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError

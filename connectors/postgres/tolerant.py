@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from connectors.base import RefusedError, TargetSettings
+from connectors.errors import RefusedError
 from connectors.postgres.ordered import RowChange, RowWriter
 from connectors.postgres.pipelined import StatementPipeline
+from connectors.settings import TargetSettings
 from schemas.change_batch import ChangeBatch
 
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import Transformer
 
-from connectors.base import KeyTextError
+from connectors.errors import KeyTextError
 from schemas.change_batch import Column, Relation
 from schemas.rows import Field, pack_fields, row_fields
 

@@ -15,9 +15,10 @@ from typing import Protocol
 import psycopg
 from psycopg import sql
 
-from connectors.base import SourceSettings, TableCheck, TargetSettings
+from connectors.base import TableCheck
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable, source_tables
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.catalogue import TableName
 from pipeline.mapping import ColumnUse, TableMapping
 

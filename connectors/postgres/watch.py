@@ -6,9 +6,10 @@ import logging
 
 import psycopg
 
-from connectors.base import RefusedError, SourceSettings
+from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables
+from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError
 

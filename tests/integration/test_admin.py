@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from connectors.base import SourceSettings, TargetSettings
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.mapping import TableMapping
 from tests.support.direct import on_both
 

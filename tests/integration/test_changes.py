@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from connectors.base import SourceSettings, TargetSettings
 from connectors.postgres import lane
+from connectors.settings import SourceSettings, TargetSettings
 from headrace.embedded import EmbeddedPostgres
 from tests.conftest import fresh_database
 from tests.support.direct import DirectStream, on_both

@@ -10,9 +10,11 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from connectors.base import Applied, RefusedError, TargetSettings, UnitGroup
+from connectors.errors import RefusedError
+from connectors.lane import Applied, UnitGroup
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
+from connectors.settings import TargetSettings
 from headrace.embedded import EmbeddedPostgres
 from pipeline.builder import BatchBuilder
 from pipeline.errors import RetriableError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from connectors.base import SourceSettings
 from connectors.postgres.source import PostgresSource
+from connectors.settings import SourceSettings
 from tests.support.bank import BankLoad, create_bank
 from tests.support.fixtures import MakeRig
 from tests.support.rig import EX_OPERATOR, Rig

@@ -15,7 +15,9 @@ from typing import Self
 
 import psycopg
 
-from connectors.base import RefusedError, SourceSettings, TableCheck, TargetSettings, UnitGroup
+from connectors.base import TableCheck
+from connectors.errors import RefusedError
+from connectors.lane import UnitGroup
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
@@ -24,6 +26,7 @@ from connectors.postgres.replication import ReplicationConnection
 from connectors.postgres.slot import ensure_publications, slot_name, source_tables
 from connectors.postgres.types import local_columns
 from connectors.postgres.verify import verify_tables
+from connectors.settings import SourceSettings, TargetSettings
 from pipeline.builder import BatchBuilder
 from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
 

@@ -22,8 +22,9 @@ from typing import Self
 
 import psycopg
 
-from connectors.base import StreamRow, TableCheck
+from connectors.base import TableCheck
 from connectors.failpoints import ENV_FAILPOINTS
+from connectors.ledger import StreamRow
 from connectors.postgres.admin import PostgresSourceAdmin
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.verify import verify_tables

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import cast
 
-from connectors.base import Ledger
+from connectors.ledger import Ledger
 from pipeline.catalogue import Catalogue
 from pipeline.planner import Restart
 from schemas.apply_unit import ApplyUnit

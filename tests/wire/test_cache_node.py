@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.base import RowRead
+from connectors.rows import RowRead
 from pipeline.cache.blocks import Block
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView
