@@ -27,7 +27,8 @@ from benchmarks.drain import fill, prepare_template
 from benchmarks.loads import LOADS
 from benchmarks.servers import Servers, servers
 from benchmarks.store import Run, Sample, samples, spread, values
-from schemas.change_batch import ChangeBatch, Relation, decode_batch
+from schemas.change_batch import ChangeBatch, Relation
+from schemas.change_batch_codec import decode_batch
 from schemas.rows import Field, row_fields
 
 TITLE = "Bytes on the broker"

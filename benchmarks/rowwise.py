@@ -18,7 +18,8 @@ from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect
 from connectors.postgres.ordered import RowWriter
 from connectors.postgres.pipelined import Statement, StatementPipeline
-from schemas.change_batch import ChangeBatch, decode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch
 
 BEGIN, COMMIT = Statement(b"BEGIN", [], []), Statement(b"COMMIT", [], [])
 PROGRESS = b"UPDATE bench_progress SET position = $1::int8, transactions = transactions + 1"

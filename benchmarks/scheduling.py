@@ -32,7 +32,8 @@ from pipeline.conflicts import KeyRules
 from pipeline.independent import window_keys
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import LANES_MAX, ApplyUnit
-from schemas.change_batch import UPDATE, ChangeBatch, Column, Relation, decode_batch, encode_batch
+from schemas.change_batch import UPDATE, ChangeBatch, Column, Relation
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.rows import pack_fields, pack_row
 
 TITLE = "Scheduling"

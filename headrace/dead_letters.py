@@ -20,7 +20,7 @@ from headrace.options import DEFAULT_CONFIG, Config, Json, Stream
 from headrace.options import console as _console
 from headrace.streams import chosen_streams, dead_letters
 from pipeline.errors import ConfigError
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from schemas.dead_letter import DeadLetter
 from topologies.settings import StreamConfig
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from pipeline.errors import RetriableError
-from schemas.change_batch import ChangeBatch, decode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch
 from schemas.errors import SchemaError
 from schemas.lag import Lag, decode_lag
 from schemas.progress import Progress, decode_progress

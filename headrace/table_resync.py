@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from headrace.streams import dead_letters, open_ledger, source_admin, target_admin
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import ConfigError
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from topologies.settings import StreamConfig
 
 

@@ -12,7 +12,8 @@ from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow
 from pipeline.merging import QueuedUnit
 from schemas.apply_unit import LANES_MAX, decode_unit
-from schemas.change_batch import ChangeBatch, decode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch
 from topologies.kafka import make_consumer
 from topologies.settings import Settings
 from topologies.topics import TIMEOUT_S

@@ -24,7 +24,8 @@ from pipeline.schema_change import asks_nothing
 from pipeline.slicing import select
 from pipeline.table_copies import SupersededTables
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
-from schemas.change_batch import TRUNCATE, ChangeBatch, decode_batch, encode_batch
+from schemas.change_batch import TRUNCATE, ChangeBatch
+from schemas.change_batch_codec import decode_batch, encode_batch
 
 # In flight at most. Small windows are many: the lanes merge what they find queued, and a few transactions a window
 # would keep a merge of thousands from ever coming together. 64 MiB of records are kept for planning again.

@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, RetriableError
 from pipeline.merge_limit import MergeLimit
 from pipeline.merging import Damage, QueuedUnit
 from schemas.apply_unit import LANES_MAX, decode_unit
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Progress, encode_progress
 from topologies.access_reports import AccessReports

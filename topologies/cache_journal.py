@@ -9,7 +9,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from pipeline.cache.records import stamp
 from pipeline.errors import RetriableError
-from schemas.change_batch import ChangeBatch, decode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, decode_fusion_block
 from topologies.kafka import TIMEOUT_S, make_consumer

@@ -23,7 +23,8 @@ from connectors.source import Source, Tail
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from pipeline.linger import AdaptiveLinger
-from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.errors import SchemaError
 from schemas.role_report import Buffer, RoleReport
 from topologies.kafka import last_record, make_admin, make_producer

@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamSt
 from pipeline.lag import Histogram
 from pipeline.planner import Planner, Window
 from schemas.apply_unit import LANES_MAX, ApplyUnit, encode_unit
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from schemas.errors import SchemaError
 from schemas.progress import Failure, decode_progress
 from topologies.kafka import make_producer

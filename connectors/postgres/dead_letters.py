@@ -21,7 +21,8 @@ from connectors.postgres.types import type_name
 from connectors.settings import TargetSettings
 from pipeline.conflicts import KeyRules
 from pipeline.parking import ParkedKeys
-from schemas.change_batch import DELETE, TRUNCATE, ChangeBatch, Column, Section, decode_batch, iter_order
+from schemas.change_batch import DELETE, TRUNCATE, ChangeBatch, Column, Section, iter_order
+from schemas.change_batch_codec import decode_batch
 from schemas.dead_letter import DeadLetter
 from schemas.rows import Field, key_fields, row_fields
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import psycopg
 
 from pipeline.parking import Parked
-from schemas.change_batch import encode_batch
+from schemas.change_batch_codec import encode_batch
 from schemas.dead_letter import DeadLetter
 
 LETTERS_AT_ONCE_MAX = 100  # sent to the topic between two commits of "published"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from connectors.postgres.rows import PostgresRows
 from headrace.cli import app
 from pipeline.errors import ConfigError
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from schemas.dead_letter import DeadLetter, decode_dead_letter
 from tests.support.fixtures import MakeRig
 from tests.support.rig import ROLES, Rig

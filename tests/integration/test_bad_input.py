@@ -8,7 +8,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.packed import INT64
 from tests.support.fixtures import MakeRig
 from tests.support.rig import EX_OPERATOR, Rig

@@ -13,7 +13,8 @@ from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import COMPILED, pump_python
 from connectors.postgres.replication import ReplicationConnection
 from pipeline.builder import BatchBuilder
-from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch, Section, decode_batch, encode_batch
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch, Section
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.rows import Field, key_fields, row_fields
 
 pytestmark = pytest.mark.integration

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from schemas.change_batch import decode_batch
+from schemas.change_batch_codec import decode_batch
 from tests.support.fixtures import SharedRig
 from tests.support.rig import Rig
 from tests.support.topics import read_topic

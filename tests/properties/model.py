@@ -13,7 +13,8 @@ from pipeline.builder import BatchBuilder, SectionBuilder
 from pipeline.catalogue import BYTEWISE_TYPES, Catalogue, ForeignKey, TargetColumn, TargetTable
 from pipeline.conflicts import KeyRules
 from pipeline.independent import window_keys
-from schemas.change_batch import TRUNCATE, UPDATE, ChangeBatch, Column, Relation, decode_batch, encode_batch
+from schemas.change_batch import TRUNCATE, UPDATE, ChangeBatch, Column, Relation
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.rows import key_fields, pack_fields, pack_row, row_fields
 
 Value = int | str | None

@@ -18,7 +18,8 @@ from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
-from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Relation, decode_batch, encode_batch
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Relation
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.fusion_block import decode_fusion_block, encode_fusion_block
 from schemas.rows import pack_fields
 from tests.properties.model import Change, Row, Table, fields, pack_change, table, unpack_row

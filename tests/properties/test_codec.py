@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.apply_unit import LANES_MAX, NORMAL, SERIAL, ApplyUnit, decode_unit, encode_unit
-from schemas.change_batch import ChangeBatch, decode_batch, encode_batch, iter_order
+from schemas.change_batch import ChangeBatch, iter_order
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
 from schemas.errors import SchemaError
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag

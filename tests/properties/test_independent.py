@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.conflicts import KeyRules
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import ApplyUnit
-from schemas.change_batch import DELETE, INSERT, UPDATE, decode_batch, encode_batch
+from schemas.change_batch import DELETE, INSERT, UPDATE
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Change, Row, Table, Transaction, catalogue, pack_batch, packed_sets
 from tests.properties.oracle import conflict, independent_sets
 from tests.properties.strategies import ACCOUNT, CHILD, PAIR, TABLES, partition, windows

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.slicing import BISECTION_GAIN, rows_of, select
-from schemas.change_batch import ChangeBatch, Relation, decode_batch, encode_batch
+from schemas.change_batch import ChangeBatch, Relation
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Transaction, pack_batch
 from tests.properties.strategies import batches, windows
 

@@ -6,7 +6,8 @@ import random
 from itertools import pairwise
 
 from pipeline.builder import BatchBuilder
-from schemas.change_batch import LogicalMessage, decode_batch, encode_batch
+from schemas.change_batch import LogicalMessage
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import pack_change
 from tests.simulation.history import Event, History
 

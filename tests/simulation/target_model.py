@@ -17,7 +17,8 @@ from pipeline.parking import ParkedKeys, Refusal, settle_in_order
 from pipeline.planner import Restart
 from pipeline.slicing import select
 from schemas.apply_unit import LANES_MAX
-from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, encode_batch, iter_order
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, iter_order
+from schemas.change_batch_codec import encode_batch
 from tests.properties.model import Row, Table, Transaction, unpack_key, unpack_row
 from tests.properties.oracle import conflict
 from tests.simulation.history import Event, History, State, key_in

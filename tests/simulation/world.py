@@ -18,7 +18,8 @@ from pipeline.lanes import Preference
 from pipeline.merging import QueuedUnit, may_follow
 from pipeline.planner import Planner
 from schemas.apply_unit import LANES_MAX, PARK, SERIAL, ApplyUnit, decode_unit, encode_unit
-from schemas.change_batch import ChangeBatch, decode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch
 from tests.simulation.capture_model import Capture
 from tests.simulation.history import History
 from tests.simulation.processes import Lane, News, Planning

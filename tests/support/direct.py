@@ -28,7 +28,8 @@ from connectors.postgres.types import local_columns
 from connectors.postgres.verify import verify_tables
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.builder import BatchBuilder
-from schemas.change_batch import ChangeBatch, decode_batch, encode_batch
+from schemas.change_batch import ChangeBatch
+from schemas.change_batch_codec import decode_batch, encode_batch
 
 BYTES_MAX = 1 << 20
 END = "the end of what a test has written"

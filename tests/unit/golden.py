@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.apply_unit import ApplyUnit, decode_unit, encode_unit
-from schemas.change_batch import (
-    ChangeBatch,
-    Column,
-    LogicalMessage,
-    Relation,
-    Section,
-    decode_batch,
-    encode_batch,
-)
+from schemas.change_batch import ChangeBatch, Column, LogicalMessage, Relation, Section
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
 from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
 from schemas.grd_accesses import BlockAccesses, GrdAccesses, decode_accesses, encode_accesses

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.builder import BatchBuilder
-from schemas.change_batch import DELETE, INSERT, UPDATE, Column, LogicalMessage, Relation, decode_batch, encode_batch
+from schemas.change_batch import DELETE, INSERT, UPDATE, Column, LogicalMessage, Relation
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.packed import offsets
 
 ONE = Relation(1, "public", "one", "d", (Column("id", "int4", key=True, binary=True),))

@@ -10,7 +10,7 @@ from connectors.ledger import Ledger
 from pipeline.catalogue import Catalogue
 from pipeline.planner import Restart
 from schemas.apply_unit import ApplyUnit
-from schemas.change_batch import encode_batch
+from schemas.change_batch_codec import encode_batch
 from schemas.progress import Failure
 from tests.properties.model import catalogue
 from tests.unit.test_planner import ACCOUNT, batch

@@ -14,7 +14,8 @@ from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
 from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, shape_of
 from schemas.apply_unit import NORMAL, SERIAL, ApplyUnit
-from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch, decode_batch, encode_batch
+from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Change, Table, Transaction, catalogue, pack_batch, pack_change, table
 
 ACCOUNT = table("account", [("id", "int8"), ("n", "int8")], ("id",))

@@ -12,7 +12,8 @@ from pipeline.conflicts import KeyRules
 from pipeline.planner import Planner, Restart
 from pipeline.priorities import AGEING_S, CLASSES, NORMAL, Priorities, lanes_needed, may_begin
 from schemas.apply_unit import ApplyUnit
-from schemas.change_batch import UPDATE, decode_batch, encode_batch
+from schemas.change_batch import UPDATE
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Change, Table, Transaction, catalogue, pack_batch, table
 
 BULK = table("bulk", [("id", "int8"), ("n", "int8")], ("id",))

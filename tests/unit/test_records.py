@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from schemas.apply_unit import ApplyUnit, decode_unit, encode_unit
-from schemas.change_batch import ChangeBatch, Section, decode_batch, encode_batch
+from schemas.change_batch import ChangeBatch, Section
+from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.errors import SchemaError
 from schemas.packed import INT32, INT64
 from schemas.progress import decode_progress, encode_progress

@@ -8,7 +8,8 @@ from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
 from pipeline.planner import Planner, Restart
 from schemas.apply_unit import ApplyUnit
-from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch, decode_batch
+from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch
+from schemas.change_batch_codec import decode_batch
 from tests.properties.model import Change, Transaction, catalogue, pack_batch, pack_change, table
 from tests.unit.test_planner import ACCOUNT, batch, offer, snapshot, write
 

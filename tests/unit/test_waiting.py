@@ -7,7 +7,8 @@ from pipeline.merging import QueuedUnit
 from pipeline.planner import Planner, Restart
 from pipeline.waiting import Blocker, why_waiting
 from pipeline.window_graph import window_graph
-from schemas.change_batch import TRUNCATE, UPDATE, decode_batch, encode_batch
+from schemas.change_batch import TRUNCATE, UPDATE
+from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Change, Transaction, catalogue, pack_batch, table
 
 ACCOUNT = table("account", [("id", "int8"), ("name", "text")], ("id",))
