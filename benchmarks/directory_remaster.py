@@ -13,7 +13,8 @@ from schemas.grd_affinity import GrdAffinity
 from topologies.decision_log import DecisionLog
 from topologies.directory_follower import DirectoryFollower
 from topologies.kafka import make_admin
-from topologies.settings import Settings, parse_settings
+from topologies.settings import Settings
+from topologies.settings_file import parse_settings
 from topologies.topics import ensure_topics
 
 DSN = "postgresql://nobody@127.0.0.1:1/none"

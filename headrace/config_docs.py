@@ -10,15 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from topologies.mapping_settings import MappingConfig
-from topologies.settings import (
-    CacheSettings,
-    DirectorySettings,
-    KafkaSettings,
-    SourceConfig,
-    StreamConfig,
-    TargetConfig,
-)
+from topologies.node_settings import CacheSettings, DirectorySettings
+from topologies.settings import KafkaSettings
 from topologies.settings_parts import LagConfig, MonitorSettings, PriorityConfig
+from topologies.stream_settings import SourceConfig, StreamConfig, TargetConfig
 
 _HEAD = """# Configuration
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from headrace.embedded.ownership import Running
 from headrace.embedded.ports import LOOPBACK
 from pipeline.errors import ConfigError
-from topologies.settings import EMBEDDED, Settings, load_settings
+from topologies.settings import EMBEDDED, Settings
+from topologies.settings_file import load_settings
 
 
 def read_settings(path: Path) -> Settings:

@@ -22,7 +22,7 @@ from headrace.streams import chosen_streams, dead_letters
 from pipeline.errors import ConfigError
 from schemas.change_batch_codec import decode_batch
 from schemas.dead_letter import DeadLetter
-from topologies.settings import StreamConfig
+from topologies.stream_settings import StreamConfig
 
 app = typer.Typer(help="Look at transactions that the target refused; replay or discard them.", no_args_is_help=True)
 Positions = Annotated[list[int] | None, typer.Option("--position", help="A letter's position; may be repeated.")]

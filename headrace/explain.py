@@ -16,7 +16,8 @@ from pipeline.waiting import Waiting, why_waiting
 from pipeline.window_graph import Graph, Shape, shape, window_graph
 from schemas.change_batch import ChangeBatch
 from schemas.role_report import RoleReport
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from topologies.settings import ENV_CONFIG
+from topologies.settings_file import ENV_CONFIG
 
 Config = Annotated[
     Path, typer.Option("-c", "--config", envvar=ENV_CONFIG, help="Configuration file (TOML).", show_default=True)

@@ -10,7 +10,8 @@ from headrace.configuration import read_settings, running_broker, with_servers
 from headrace.streams import source_admin, target_admin
 from pipeline.errors import HeadraceError
 from topologies.kafka import make_admin
-from topologies.settings import EMBEDDED, Settings, StreamConfig
+from topologies.settings import EMBEDDED, Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
 
 

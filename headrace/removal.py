@@ -15,7 +15,8 @@ from headrace.streams import open_ledger, source_admin
 from pipeline.errors import ConfigError
 from schemas.apply_unit import LANES_MAX
 from topologies.kafka import make_admin
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import TIMEOUT_S, TOPICS
 
 GROUPS = ("plan", "apply", "tail", "watch")

@@ -16,7 +16,8 @@ from headrace.streams import open_ledger, source_admin
 from pipeline.errors import ConfigError
 from topologies.kafka import make_admin, make_consumer, until_answered
 from topologies.rewind import alter_offsets
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
 

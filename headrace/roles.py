@@ -21,8 +21,9 @@ from headrace.configuration import reachable_settings
 from headrace.console import ENV_SUPERVISOR, EX_OK, EXPECTED_ERRORS, exit_code, report, setup_logging
 from pipeline.errors import RetriableError
 from topologies.heartbeat import Heartbeat
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
 from topologies.stopped_streams import StoppedStreams
+from topologies.stream_settings import StreamConfig
 
 if TYPE_CHECKING:
     import faust

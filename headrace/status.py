@@ -15,7 +15,8 @@ from schemas.change_batch import ChangeBatch
 from schemas.lag import Lag, LagWindow
 from schemas.progress import Progress
 from schemas.role_report import Buffer, Control, RoleReport
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 STAGE = "applied"
 IDLE_S = 10.0  # without a commit for so long, and with nothing left to apply, a stream is idle

@@ -11,7 +11,8 @@ from connectors.dead_letters import DeadLetters
 from connectors.ledger import Ledger
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import ConfigError
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 
 def chosen_streams(settings: Settings, name: str | None) -> Sequence[StreamConfig]:

@@ -12,7 +12,7 @@ from headrace.streams import dead_letters, open_ledger, source_admin, target_adm
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import ConfigError
 from schemas.change_batch_codec import decode_batch
-from topologies.settings import StreamConfig
+from topologies.stream_settings import StreamConfig
 
 
 def planned_table_resync(stream: StreamConfig, texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from connectors.base import TableCheck
 from headrace.streams import comparison
 from headrace.wait import wait_for_target
-from topologies.settings import StreamConfig
+from topologies.stream_settings import StreamConfig
 
 TRIES = 5  # of the tables that differ, since the source may go on writing between the two snapshots
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from connectors.ledger import StreamRow
 from headrace.streams import open_ledger, source_admin
 from pipeline.errors import HeadraceError, StreamStoppedError
-from topologies.settings import StreamConfig
+from topologies.stream_settings import StreamConfig
 
 POLL_S = 0.05
 

@@ -30,8 +30,9 @@ from topologies.lane_report import lane_report
 from topologies.letters import LetterBox
 from topologies.predecessor import remove_predecessor
 from topologies.reporting import Reporter
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
 from topologies.stopped_streams import StoppedStreams
+from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
 from topologies.turns import Turns
 

@@ -27,7 +27,8 @@ from schemas.change_batch import Relation
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, encode_fusion_block
 from topologies.cache_journal import WARM_RECORDS_MAX, ChangeLog, read_blocks
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02

@@ -18,7 +18,7 @@ from connectors.errors import KeyTextError, RefusedError
 from pipeline.errors import HeadraceError
 from pipeline.fusion.statistics import BatchStatistics
 from topologies.cache_node import CacheNode, NotYetError
-from topologies.settings import CacheSettings
+from topologies.node_settings import CacheSettings
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -34,7 +34,8 @@ from topologies.cache_transfers import Fetched
 from topologies.directory_follower import DirectoryFollower
 from topologies.kafka import make_admin, make_producer
 from topologies.reporting import Reporter
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)

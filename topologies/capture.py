@@ -30,7 +30,8 @@ from schemas.role_report import Buffer, RoleReport
 from topologies.kafka import last_record, make_admin, make_producer
 from topologies.lead import LeadWatch
 from topologies.reporting import Reporter
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)

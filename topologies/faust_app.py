@@ -14,7 +14,8 @@ from faust.types import TopicT
 from pipeline.errors import ConfigError
 from topologies.faust_auth import faust_credentials
 from topologies.kafka import client_id
-from topologies.settings import EMBEDDED, ENV_CONFIG, Settings, load_settings
+from topologies.settings import EMBEDDED, Settings
+from topologies.settings_file import ENV_CONFIG, load_settings
 
 BUFFERED_RECORDS_MAX = 32  # of up to 1 MiB each
 

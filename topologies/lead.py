@@ -17,7 +17,7 @@ from connectors.ledger import Ledger
 from pipeline.catalogue import TableName
 from pipeline.errors import HeadraceError
 from pipeline.lead import Lead
-from topologies.settings import StreamConfig
+from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)
 ASK_S = 1.0

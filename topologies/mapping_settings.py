@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.errors import ConfigError
 from pipeline.mapping import SECRET_BYTES_MIN, TableMapping
+from topologies.settings_parts import Section
 
 
-class MappingConfig(BaseModel):
+class MappingConfig(Section):
     """`[streams.mapping]`: other names on the target, and columns that do not travel as they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     rename: dict[str, str] = Field(
         default_factory=dict,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from topologies.settings import CacheSettings
+from topologies.node_settings import CacheSettings
 
 
 def peer_context(settings: CacheSettings, purpose: ssl.Purpose) -> ssl.SSLContext | None:

@@ -14,7 +14,8 @@ from confluent_kafka.admin import AdminClient
 from connectors.base import load_connector
 from pipeline.errors import ConfigError, RetriableError
 from topologies.kafka import make_admin, make_consumer, until_answered
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pipeline.levels import Thresholds
 from pipeline.priorities import CLASSES
 
+NAME = r"^[a-z][a-z0-9_]{0,39}$"  # of a stream or a node: part of names in databases and in Kafka
+
 
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, values never show in messages."""

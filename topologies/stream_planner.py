@@ -32,7 +32,8 @@ from schemas.progress import Failure, decode_progress
 from topologies.kafka import make_producer
 from topologies.planner_report import planner_report
 from topologies.reporting import Reporter
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

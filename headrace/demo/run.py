@@ -24,7 +24,8 @@ from headrace.streams import open_ledger
 from headrace.verify import verify_stream
 from headrace.wait import wait_for_target
 from pipeline.errors import ConfigError
-from topologies.settings import Settings, StreamConfig
+from topologies.settings import Settings
+from topologies.stream_settings import StreamConfig
 
 START_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0

@@ -14,7 +14,9 @@ import psycopg
 from headrace.testing.config import stream_config, toml_text
 from headrace.testing.parts import Addresses, Parts, Pipeline
 from headrace.wait import wait_for_target
-from topologies.settings import Settings, StreamConfig, parse_settings
+from topologies.settings import Settings
+from topologies.settings_file import parse_settings
+from topologies.stream_settings import StreamConfig
 
 TIMEOUT_S = 60.0
 

@@ -17,7 +17,7 @@ from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import ProcessId
 from headrace.streams import open_ledger
 from tests.cli.conftest import Role, Setup, Starter, execute
-from topologies.settings import load_settings
+from topologies.settings_file import load_settings
 
 pytestmark = pytest.mark.integration
 

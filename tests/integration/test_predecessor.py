@@ -24,7 +24,7 @@ MEMBER = """
 import sys
 from pathlib import Path
 from topologies.kafka import client_id, make_consumer
-from topologies.settings import load_settings
+from topologies.settings_file import load_settings
 settings = load_settings(Path(sys.argv[1]))
 options = {"client.id": client_id("node"), "session.timeout.ms": "280000"}
 consumer = make_consumer(settings, settings.group("apply"), options=options)

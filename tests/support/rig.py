@@ -31,7 +31,9 @@ from connectors.postgres.verify import verify_tables
 from pipeline.errors import HeadraceError
 from tests.support.memory import MemoryPeaks
 from topologies.kafka import ENV_INSTANCE, make_admin
-from topologies.settings import Settings, StreamConfig, load_settings
+from topologies.settings import Settings
+from topologies.settings_file import load_settings
+from topologies.stream_settings import StreamConfig
 from topologies.topics import TOPICS
 
 ROLES = ("capture", "plan", "apply")

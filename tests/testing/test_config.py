@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from headrace.testing.config import stream_config, toml_text
-from topologies.settings import parse_settings
+from topologies.settings_file import parse_settings
 
 
 def test_text_is_read_back_as_the_same_tables() -> None:

@@ -15,7 +15,8 @@ from headrace.supervisor import _children
 from pipeline.errors import ConfigError
 from topologies.affinity import create
 from topologies.membership import membership_of
-from topologies.settings import Settings, parse_settings
+from topologies.settings import Settings
+from topologies.settings_file import parse_settings
 
 DSN = "postgresql://nobody@127.0.0.1:1/none"
 UNITS = "headrace.units"

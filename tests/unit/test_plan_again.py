@@ -14,7 +14,7 @@ from schemas.change_batch_codec import encode_batch
 from schemas.progress import Failure
 from tests.properties.model import catalogue
 from tests.unit.test_planner import ACCOUNT, batch
-from topologies.settings import load_settings
+from topologies.settings_file import load_settings
 from topologies.stream_planner import StreamPlanner
 
 CONFIG = """

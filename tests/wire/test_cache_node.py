@@ -17,7 +17,7 @@ from schemas.rows import pack_fields
 from tests.properties.model import fields, table
 from topologies.cache_follower import StreamFollower
 from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader, connect_rows
-from topologies.settings import load_settings
+from topologies.settings_file import load_settings
 
 ITEM = table("item", [("id", "int8"), ("n", "int8")], ("id",)).relation
 KEY = pack_fields(fields((7,), Relation(0, "", "", "d", ITEM.columns[:1])))

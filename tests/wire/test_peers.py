@@ -20,10 +20,10 @@ from pipeline.fusion.batcher import Frame
 from pipeline.fusion.frame import FrameError, Header, encode_frame
 from pipeline.fusion.messages import Kind, Message, Priority
 from topologies import peer_express
+from topologies.node_settings import CacheSettings
 from topologies.peer_link import PeerLink
 from topologies.peer_tls import peer_context
 from topologies.peer_wire import NONCE_BYTES, Receiver, proof
-from topologies.settings import CacheSettings
 
 TOKEN = b"secret"
 WAIT_S = 20.0
