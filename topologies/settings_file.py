@@ -42,12 +42,23 @@ def parse_settings(data: dict[str, object], where: str) -> Settings:
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {_plain(e['msg'])}" for e in error.errors()]
+        found = [(".".join(map(str, e["loc"])) or "file", e["type"], e["msg"]) for e in error.errors()]
+        if any(path.startswith("streams.") for path, *_ in found):
+            # A stream with an error does not count for pydantic, which then misses one.
+            found = [one for one in found if one[0] != "streams"]
+        lines = [f"  {path}: {_plain(path, kind, text)}" for path, kind, text in found]
         raise ConfigError("\n".join([f"{where} is not a valid configuration:", *lines])) from None
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Extra inputs are not permitted", "unknown key")
+def _plain(path: str, kind: str, message: str) -> str:
+    """Pydantic's message in the words of the file."""
+    message = message.removeprefix("Value error, ")
+    own = {"extra_forbidden": "unknown key", "missing": "is missing"}
+    if kind == "tuple_type" and path == "streams":
+        return "is a list: write [[streams]], in two brackets"
+    if kind == "string_pattern_mismatch" and path.endswith(".name"):
+        return "begins with a lower-case letter, then has at most 39 of a-z, 0-9 and _"
+    return own.get(kind, message)
 
 
 def _with_environment(data: dict[str, object], environ: Mapping[str, str]) -> dict[str, object]:

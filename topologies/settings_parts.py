@@ -28,7 +28,17 @@ def _check_dsn(value: SecretStr) -> SecretStr:
         raise ValueError("is no connection string; write postgresql://user@host:port/database") from None
     if not parts.get("dbname"):
         raise ValueError("names no database; write postgresql://user@host:port/database")
+    if not str(parts.get("port") or "0").replace(",", "").isdigit() or _spills(value.get_secret_value()):
+        raise ValueError("has a host or port that can't be; in a password / @ : ? % are written %2F %40 %3A %3F %25")
     return value
+
+
+def _spills(url: str) -> bool:
+    """Whether a part of a URL's password became host, port or database: an unescaped `/` or `@` ends it early."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    early = "@" not in authority and "@" in path.partition("?")[0]
+    return scheme in ("postgresql", "postgres") and (early or authority.count("@") > 1)
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_check_dsn)]

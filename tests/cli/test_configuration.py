@@ -44,6 +44,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, section: str, line: str, 
     assert f"  {key}: " in outcome.err
     assert text in outcome.err
     assert "Traceback" not in outcome.err
+    assert "at least 1 item" not in outcome.err, "a stream with an error is no missing stream"
     assert SECRET not in outcome.err + outcome.out
 
 
@@ -53,6 +54,10 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, section: str, line: str, 
         (f"mysql//app:{SECRET}@host", "is no connection string"),
         (f"host=127.0.0.1 password={SECRET}", "names no database"),
         ("", "names no database"),
+        (f"postgresql://app:{SECRET}/x@127.0.0.1:1/shop", "has a host or port that can't be"),
+        (f"postgresql://app:1/{SECRET}@127.0.0.1:1/shop", "has a host or port that can't be"),
+        (f"postgresql://app:x@{SECRET}@127.0.0.1:1/shop", "has a host or port that can't be"),
+        (f"host=127.0.0.1 port={SECRET} dbname=shop", "has a host or port that can't be"),
     ],
 )
 def test_a_wrong_dsn_is_named_but_not_shown(tmp_path: Path, dsn: str, text: str) -> None:
@@ -68,6 +73,20 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     outcome = broken(tmp_path, kafka="x = 1", target="lanes = 0").run("verify")
     assert "kafka.x" in outcome.err
     assert "streams.0.target.lanes" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[streams]\nname = 'shop'", "  streams: is a list: write [[streams]]"),
+        ("[[streams]]\nname = 'Shop-1'", "  streams.0.name: begins with a lower-case letter"),
+        ("[[streams]]\nname = 'shop'", "  streams.0.source: is missing"),
+    ],
+)
+def test_a_wrong_stream_is_told_how_it_is_written(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text(text)
+    assert told in invoke("check", "-c", str(path)).err
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
