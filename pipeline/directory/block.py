@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
@@ -44,6 +45,11 @@ class Owner(NamedTuple):
 def bucket_of(key: bytes, buckets: int) -> int:
     """The bucket of a key, 0..buckets-1; the same in every process and version."""
     return crc32(key) % buckets
+
+
+def buckets_of(keys: Iterable[bytes], buckets: int) -> list[int]:
+    """The buckets of keys."""
+    return [crc32(key) % buckets for key in keys]
 
 
 def partition_of(block: BlockId, partitions: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.directory.block import BlockId, bucket_of
+from pipeline.directory.block import BlockId, buckets_of
 from pipeline.directory.placement import Placement
 from pipeline.lanes import LaneLoads, Preference
 from schemas.apply_unit import LANES_MAX
@@ -18,6 +18,7 @@ from schemas.change_batch import ChangeBatch
 # queue costs more than rows that are elsewhere.
 SLACK_TRANSACTIONS = 50
 SLACK_FACTOR = 1.25
+VOTE_BITS = 32  # more than a window has rows
 NodeLanes = Mapping[str, Sequence[int]]
 
 
@@ -34,24 +35,32 @@ class LanePreference:
         self._order: Sequence[int] = range(LANES_MAX)
 
     def window(self, batch: ChangeBatch) -> Preference | None:
-        """The preference for one window; None with a single node."""
+        """The preference for one window; None with a single node.
+
+        While it is used, lanes stay the same and loads only grow.
+        """
         lanes = self._lanes()
         if len(lanes) < 2:
             return None
-        nodes = self._masters(batch)
+        votes, nodes = self._votes(batch)
+        chosen: dict[int, list[int]] = {}  # lanes by votes: most sets have the votes of one before
+        emptiest = 0  # the load of the emptiest lane, or less
 
         def prefer(transactions: list[int], loads: LaneLoads) -> int | None:
-            votes: dict[str, int] = {}
-            for tx in transactions:
-                for node in nodes[tx]:
-                    votes[node] = votes.get(node, 0) + 1
-            own = lanes.get(max(votes, key=votes.__getitem__), ()) if votes else ()
-            lane = min((lane for lane in own if lane in loads), key=loads.__getitem__, default=None)
-            if lane is None or loads[lane] > SLACK_FACTOR * min(loads.values()) + SLACK_TRANSACTIONS:
-                self.overruled += 1
-                return None
-            self.followed += 1
-            return lane
+            nonlocal emptiest
+            vote = votes[transactions[0]] if len(transactions) == 1 else sum(map(votes.__getitem__, transactions))
+            own = chosen.get(vote)
+            if own is None:
+                own = chosen[vote] = [lane for lane in lanes.get(_winner(vote, nodes), ()) if lane in loads]
+            if own:
+                lane = own[0] if len(own) == 1 else min(own, key=loads.__getitem__)
+                if loads[lane] > SLACK_FACTOR * emptiest + SLACK_TRANSACTIONS:
+                    emptiest = min(loads.values())
+                if loads[lane] <= SLACK_FACTOR * emptiest + SLACK_TRANSACTIONS:
+                    self.followed += 1
+                    return lane
+            self.overruled += 1
+            return None
 
         return prefer
 
@@ -62,20 +71,25 @@ class LanePreference:
             self._ordered, self._order = lanes, in_turn(lanes)
         return self._order
 
-    def _masters(self, batch: ChangeBatch) -> list[list[str]]:
-        """For each transaction the masters of the rows it changes."""
-        found: list[list[str]] = [[] for _ in batch.positions]
-        owner, buckets = self._placement.owner, self._buckets
+    def _votes(self, batch: ChangeBatch) -> tuple[list[int], list[str]]:
+        """For each transaction the number of rows that each node masters, as one integer: `VOTE_BITS` a node."""
+        votes = [0] * len(batch.positions)
+        numbers: dict[str, int] = {}
         for section in batch.sections:
-            schema, table = section.relation.name
-            known: dict[int, str] = {}
-            for tx, key in zip(section.tx, section.key_list(), strict=True):
-                bucket = bucket_of(key, buckets)
-                node = known.get(bucket)
-                if node is None:
-                    node = known[bucket] = owner(BlockId(self._stream, schema, table, bucket)).node
-                found[tx].append(node)
-        return found
+            buckets = buckets_of(section.key_list(), self._buckets)
+            vote_of: dict[int, int] = {}
+            for bucket in set(buckets):
+                node = self._placement.owner(BlockId(self._stream, *section.relation.name, bucket)).node
+                vote_of[bucket] = 1 << VOTE_BITS * numbers.setdefault(node, len(numbers))
+            for tx, bucket in zip(section.tx, buckets, strict=True):
+                votes[tx] += vote_of[bucket]
+        return votes, list(numbers)
+
+
+def _winner(vote: int, nodes: Sequence[str]) -> str:
+    """The node with most votes, of equals the first; empty without votes."""
+    counts = [vote >> VOTE_BITS * number & (1 << VOTE_BITS) - 1 for number in range(len(nodes))]
+    return nodes[counts.index(max(counts))] if vote else ""
 
 
 def in_turn(lanes: NodeLanes) -> Sequence[int]:

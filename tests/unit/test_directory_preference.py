@@ -73,6 +73,20 @@ def test_a_lane_that_is_far_behind_is_not_preferred() -> None:
     assert (found.followed, found.overruled) == (1, 1)
 
 
+def test_how_far_a_lane_is_behind_is_judged_by_the_emptiest_one_of_now() -> None:
+    prefer = preference({"a": (0,), "b": (1,)}).window(batch((0, 0)))
+    assert prefer is not None
+    found = [prefer([0], queued(ours, theirs)) for ours, theirs in ((60, 0), (60, 8), (100, 40), (101, 40), (101, 41))]
+    assert found == [None, 0, 0, None, 0]
+
+
+def test_votes_of_many_rows_and_nodes_do_not_run_into_each_other() -> None:
+    rows = [(0, 0)] * 300 + [(0, 1)] * 299 + [(1, 1)] * 2
+    prefer = preference({"a": (0,), "b": (1,)}).window(batch(*rows))
+    assert prefer is not None
+    assert [prefer(found, queued(0, 0)) for found in ([0], [1], [0, 1])] == [0, 1, 1]
+
+
 def test_lanes_that_are_not_active_are_not_preferred() -> None:
     prefer = preference({"a": (0,), "b": (3,)}).window(batch((0, 1)))
     assert prefer is not None
