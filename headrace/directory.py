@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.configuration import reachable_settings
 from headrace.console import EX_OK
@@ -80,14 +80,21 @@ def use_json(use: BlockUse) -> dict[str, object]:
     }  # fmt: skip
 
 
+def _block_column() -> Column:
+    """Blocks are never cut: `show` and `move` want them whole."""
+    return Column("block", no_wrap=True)
+
+
 def use_table(uses: Iterable[BlockUse]) -> Table:
     """Blocks as a table."""
-    table = Table("block", "master", "mode", "reads/s", "writes/s", "used by", "epoch", "reason")
+    numbers = (Column(name, justify="right") for name in ("reads/s", "writes/s"))
+    table = Table(_block_column(), "master", "mode", *numbers, "used by", "epoch", "reason")
     for use in uses:
         record = use.record
+        mode = f"shared by {', '.join(record.holders)}" if record is not None and record.read_mostly else "exclusive"
         shown = ", ".join(f"{node} {rate:.1f}" for node, rate in list(use.by_node.items())[:4])
         table.add_row(
-            str(use.block), use.owner.node or "nobody", "shared" if record and record.read_mostly else "exclusive",
+            str(use.block), use.owner.node or "nobody", mode,
             f"{use.reads_per_s:.1f}", f"{use.writes_per_s:.1f}", shown, str(use.owner.epoch),
             record.reason if record is not None else "by hash",
         )  # fmt: skip
@@ -96,7 +103,7 @@ def use_table(uses: Iterable[BlockUse]) -> Table:
 
 def moves_table(moves: Iterable[GrdAffinity]) -> Table:
     """The newest decisions as a table."""
-    table = Table("decided (UTC)", "block", "to", "epoch", "reason", title="newest decisions")
+    table = Table("decided (UTC)", _block_column(), "to", "epoch", "reason", title="newest decisions")
     for move in moves:
         decided = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(move.decided_us / 1e6))
         table.add_row(decided, move.block, move.master or "hash", str(move.epoch), move.reason)
