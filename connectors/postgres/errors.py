@@ -24,6 +24,11 @@ _PAUSING_STATES = ("42501", "25006")
 _REFUSED_CLASSES = ("22", "23", "44", "P0", "27")
 _PERMANENT_CONNECT = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "invalid")
 
+ENCODING = "UTF8"
+# Whatever the role or the database has of these: a policy must not hide rows without a word (with `off` the server
+# refuses the statement), and a copy may take its time.
+_SESSION = {"row_security": "off", "statement_timeout": "0"}
+
 
 def describe(error: psycopg.Error) -> str:
     """The server's message in one line, with detail; never a DSN."""
@@ -75,12 +80,13 @@ def place(dsn: str) -> str:
 def connect(dsn: str, name: str, **options: str) -> psycopg.Connection:
     """Open an autocommit connection named `name` in pg_stat_activity; `options` are server settings.
 
-    Raises ConfigError (wrong DSN, password, database) or RetriableError (server away).
+    Text is UTF-8 on it, whatever the databases' encodings. Raises ConfigError (wrong DSN, password, database) or
+    RetriableError (server away).
     """
-    settings = " ".join(f"-c {key}={value}" for key, value in options.items())
+    settings = " ".join(f"-c {key}={value}" for key, value in {**_SESSION, **options}.items())
     try:
         return psycopg.connect(
-            dsn, autocommit=True, application_name=name, connect_timeout=10, options=settings,
+            dsn, autocommit=True, application_name=name, client_encoding=ENCODING, connect_timeout=10, options=settings,
             tcp_user_timeout=30_000, keepalives_idle=10, keepalives_interval=5, keepalives_count=3,
         )  # fmt: skip
     except psycopg.Error as error:

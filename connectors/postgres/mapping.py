@@ -9,7 +9,7 @@ from psycopg import sql
 
 from connectors.errors import RefusedError
 from connectors.postgres.types import type_name
-from pipeline.catalogue import TargetTable
+from pipeline.catalogue import INTEGER_BYTES, TargetTable
 from schemas.change_batch import Relation
 
 
@@ -75,7 +75,23 @@ class TableMap:
         target = self.table.column(column.name)
         if target is None or (self.staged[n] == target.type and column.binary):
             return value
-        return sql.SQL("{}::{}").format(value, type_name(target.type))
+        return _cast(value, self.staged[n], target.type)
+
+
+_FRACTIONS = ("float4", "float8", "numeric")
+
+
+def _cast(value: sql.Composable, kind: str, target: str) -> sql.Composed:
+    """`value` as the target's type; where PostgreSQL's cast would round it, the server refuses what does not fit."""
+    cast = sql.SQL("{}::{}").format(value, type_name(target))
+    as_read = sql.SQL("{}::pg_catalog.text::{}").format(value, type_name(target))
+    if kind in INTEGER_BYTES and target == "bool":
+        return as_read
+    if kind in _FRACTIONS and target in INTEGER_BYTES:
+        return sql.SQL("CASE WHEN trunc({value}::numeric) = {value}::numeric THEN {cast} ELSE {as_read} END").format(
+            value=value, cast=cast, as_read=as_read
+        )
+    return cast
 
 
 def table_rows(table: TargetTable) -> sql.Composable:

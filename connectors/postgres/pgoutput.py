@@ -6,6 +6,7 @@ The input is one CopyData message with its XLogData header (25 bytes); the messa
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +30,8 @@ from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping, check_key
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Column, LogicalMessage, Relation
 
 PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
+log = logging.getLogger(__name__)
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of a logical message, so that a record has room for it beside rows
 _SHAPES_MAX = 256  # a table, before varying lengths make the cache useless
 _BEGIN = struct.Struct("!qqi")
 _COMMIT = struct.Struct("!Bqqq")
@@ -263,6 +266,10 @@ class PgOutputDecoder:
         end = data.index(b"\0", 35)
         content = data[end + 5 : end + 5 + _INT32.unpack_from(data, end + 1)[0]]
         builder = self.builder
+        if len(content) > MESSAGE_BYTES_MAX:
+            log.warning("a logical message of %d bytes (prefix %r) is left out: over %d", len(content),
+                        data[35:end].decode(), MESSAGE_BYTES_MAX)  # fmt: skip
+            return
         builder.messages.append(LogicalMessage(self.tx, builder.rank, data[35:end].decode(), content))
         builder.rank += 1
         builder.bytes += len(content)

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.errors import place
+from connectors.postgres.errors import ENCODING, place
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import pump
 from connectors.postgres.types import TEXT_SESSION
@@ -59,7 +59,7 @@ class ReplicationConnection:
         options = " ".join(f"-c {name}={value}" for name, value in TEXT_SESSION.items())
         info = make_conninfo(
             dsn, replication="database", application_name=f"headrace {stream} capture", options=options,
-            connect_timeout=10, keepalives_idle=10, keepalives_interval=5,
+            client_encoding=ENCODING, connect_timeout=10, keepalives_idle=10, keepalives_interval=5,
         )  # fmt: skip
         self._conn = pq.PGconn.connect(info.encode())
         if self._conn.status != pq.ConnStatus.OK:

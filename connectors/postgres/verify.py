@@ -50,7 +50,8 @@ def _sides(
     if there.rows is None:
         return ServerSide(here, columns), NoSide(there.name)
     if ColumnUse.HASH not in uses.values():
-        return ServerSide(here, columns), ServerSide(there, columns)
+        recode = left.info.parameter_status("server_encoding") != right.info.parameter_status("server_encoding")
+        return ServerSide(here, columns, recode=recode), ServerSide(there, columns, recode=recode)
     hashed = [uses[column] is ColumnUse.HASH for column in columns]
     return ClientSide(here, columns, hashed, mapping), ClientSide(there, columns, [], mapping)
 
@@ -122,14 +123,17 @@ class NoSide:
 
 
 class ServerSide:
-    """Rows hashed by their server."""
+    """Rows hashed by their server; `recode`: as UTF-8, since the other side has another encoding."""
 
-    def __init__(self, table: Rows, columns: list[str]) -> None:
+    def __init__(self, table: Rows, columns: list[str], *, recode: bool = False) -> None:
         self.name = table.name
         self._conn = table.conn
         fields = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
-        self._rows = sql.SQL("(SELECT hashtextextended(ROW({})::text, 0) AS h FROM {}) rows").format(
-            fields, table.rows or sql.SQL("")
+        text = sql.SQL("ROW({})::text").format(fields)
+        if recode:
+            text = sql.SQL("encode(convert_to({}, 'UTF8'), 'hex')").format(text)
+        self._rows = sql.SQL("(SELECT hashtextextended({}, 0) AS h FROM {}) rows").format(
+            text, table.rows or sql.SQL("")
         )
 
     def buckets(self) -> dict[int, tuple[int, int]]:

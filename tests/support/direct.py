@@ -41,8 +41,8 @@ class DirectStream:
     def __init__(self, source: SourceSettings, target: TargetSettings) -> None:
         self.stream = f"d{uuid.uuid4().hex[:10]}"
         self.source, self.target = source, target
-        self.conn = psycopg.connect(source.dsn, autocommit=True)
-        self.there = psycopg.connect(target.dsn, autocommit=True)
+        self.conn = psycopg.connect(source.dsn, autocommit=True, client_encoding="utf8")
+        self.there = psycopg.connect(target.dsn, autocommit=True, client_encoding="utf8")
         tables = source_tables(self.conn, source)
         publications = ensure_publications(self.conn, self.stream, tables)
         self._replication = ReplicationConnection(source.dsn, self.stream)
@@ -113,5 +113,5 @@ class DirectStream:
 def on_both(dsns: Sequence[str], script: str) -> None:
     """Run a script on each database."""
     for dsn in dsns:
-        with psycopg.connect(dsn, autocommit=True) as conn:
+        with psycopg.connect(dsn, autocommit=True, client_encoding="utf8") as conn:
             conn.execute(script.encode())
