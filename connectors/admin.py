@@ -28,6 +28,9 @@ class SourceAdmin(Protocol):
     def tables(self) -> list[tuple[str, str]]:
         """The tables that the stream replicates by their names on the target, parents before children."""
 
+    def database(self) -> str:
+        """Which database it is; the same text for the same one, however it is reached."""
+
     def release(self) -> str:
         """What the server is; two of one release understand each other's binary values."""
 
@@ -56,8 +59,14 @@ class SourceAdmin(Protocol):
 class TargetAdmin(Protocol):
     """What commands ask of a target; every call opens and closes its own connection."""
 
-    def check(self, tables: Sequence[tuple[str, str]]) -> list[Finding]:
-        """What keeps the stream from starting, or will trouble it, in the target's part of `tables`."""
+    def check(self, tables: Sequence[TableDefinition], *, fresh: bool) -> list[Finding]:
+        """What keeps the stream from starting, or will trouble it, in the target's part of `tables`.
+
+        `fresh`: the stream begins with a snapshot.
+        """
+
+    def database(self) -> str:
+        """Which database it is, as `SourceAdmin.database`."""
 
     def release(self) -> str:
         """What the server is, as `SourceAdmin.release`."""

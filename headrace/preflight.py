@@ -8,7 +8,9 @@ from connectors.admin import Finding
 from connectors.errors import RefusedError
 from headrace.configuration import read_settings, running_broker, with_servers
 from headrace.streams import source_admin, target_admin
+from pipeline.definitions import TableDefinition
 from pipeline.errors import HeadraceError
+from topologies.apart import require_apart
 from topologies.kafka import make_admin
 from topologies.settings import EMBEDDED, Settings
 from topologies.stream_settings import StreamConfig
@@ -43,15 +45,21 @@ def _check_kafka(settings: Settings) -> list[Finding]:
 
 def _check_stream(stream: StreamConfig) -> list[Finding]:
     findings: list[Finding] = []
-    tables: list[tuple[str, str]] = []
+    tables: list[TableDefinition] = []
+    fresh = False
     try:
         admin = source_admin(stream)
         findings += admin.check()
-        tables = admin.tables()
+        tables = admin.definitions()
+        fresh = stream.source.snapshot == "initial" and not admin.slot_exists()
     except (HeadraceError, RefusedError) as error:
-        findings.append(_failed(stream, "source", error))
+        if all(finding.text != str(error) for finding in findings):
+            findings.append(_failed(stream, "source", error))
     try:
-        findings += target_admin(stream).check(tables)
+        target = target_admin(stream)
+        findings += target.check(tables, fresh=fresh)
+        if tables:
+            require_apart(stream.name, stream.source_settings(), source_admin(stream), target)
     except (HeadraceError, RefusedError) as error:
         findings.append(_failed(stream, "target", error))
     return findings

@@ -24,7 +24,8 @@ class TargetColumn:
     """A column of a target table.
 
     `bytewise`: equal values have equal bytes (type and collation). `fixed`: an UPDATE can't set it
-    (GENERATED ALWAYS AS IDENTITY). `modifier` is the type's, -1: none.
+    (GENERATED ALWAYS AS IDENTITY). `modifier` is the type's, -1: none. `needed`: a row must bring a value, since
+    there is no default.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TargetColumn:
     bytewise: bool = True
     fixed: bool = False
     modifier: int = -1
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

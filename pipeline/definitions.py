@@ -63,13 +63,14 @@ class ReferenceDefinition:
 
 @dataclass(frozen=True, slots=True)
 class TableDefinition:
-    """A table; `left_out` names what of it can't be created from here."""
+    """A table; `left_out` names what of it can't be created from here, `generated` the columns among that."""
 
     name: TableName
     columns: tuple[ColumnDefinition, ...]
     uniques: tuple[UniqueDefinition, ...] = ()
     references: tuple[ReferenceDefinition, ...] = ()
     left_out: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
 
 
 def mapped_definition(table: TableDefinition, mapping: TableMapping) -> TableDefinition:

@@ -208,6 +208,13 @@ def _widen(old: ShapeColumn, new: ShapeColumn, table: TargetTable) -> tuple[list
     return [], f"column {new.name} changed its type from {old.sql_type} to {new.sql_type}, which may change values"
 
 
+def holds_all(old: ShapeColumn, new: ShapeColumn) -> bool:
+    """Whether a column of `new`'s type holds every value of `old`'s as it is."""
+    if old.sql_type == new.sql_type or new.sql_type in ("text", "varchar"):
+        return True
+    return (old.type == new.type or new.type in _WIDER.get(old.type, ())) and _holds(old, new)
+
+
 def _holds(old: ShapeColumn, new: ShapeColumn) -> bool:
     """Whether the new modifier admits every value of the old."""
     if old.type != new.type or new.modifier < 0:

@@ -27,6 +27,7 @@ from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.errors import SchemaError
 from schemas.role_report import Buffer, RoleReport
+from topologies.apart import require_apart
 from topologies.kafka import last_record, make_admin, make_producer
 from topologies.lead import LeadWatch
 from topologies.reporting import Reporter
@@ -98,6 +99,7 @@ class Capture:
         here = source(self._stream.name, self._stream.source_settings())
         there = target(self._stream.name, self._stream.target_settings())
         try:
+            require_apart(self._stream.name, self._stream.source_settings(), here, there)
             if self._stream.target.create_tables == "missing":
                 for line in there.create_missing(here.definitions()):
                     log.info("stream %s: created on the target: %s", self._stream.name, line)

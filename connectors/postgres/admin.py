@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psycopg
 from psycopg import sql
 
 from connectors.admin import Finding
-from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.definitions import create_missing, read_definitions
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.replication import parse_lsn
 from connectors.postgres.sequences import read_sequences, set_sequences
-from connectors.postgres.slot import drop_publications, drop_slot, slot_name, source_tables
+from connectors.postgres.slot import (
+    SourceTable,
+    drop_publications,
+    drop_slot,
+    publications_exist,
+    published_tables,
+    slot_name,
+    source_tables,
+)  # fmt: skip
+from connectors.postgres.target_check import check_target
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.definitions import SequenceState, TableDefinition, mapped_definition
+from pipeline.errors import ConfigError
 from pipeline.selection import selected
 
 MARKER_PREFIX = "headrace"
 VERSION_MIN = 140000
+_MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
+# A copy of a server has its system identifier, but was not started in the same microsecond.
+_DATABASE = "SELECT pg_postmaster_start_time()::text || oid FROM pg_database WHERE datname = current_database()"
+_OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = %s::regclass"
 
 
 class PostgresSourceAdmin:
@@ -37,6 +50,11 @@ class PostgresSourceAdmin:
         with self._connect() as conn, translated(f"stream {self._stream}: reading the source's catalogue"):
             mapping = self._settings.mapping
             return [mapping.target_name(table.name) for table in source_tables(conn, self._settings)]
+
+    def database(self) -> str:
+        """The server's start and the database's number."""
+        with self._connect() as conn:
+            return str(_value(conn, _DATABASE))
 
     def release(self) -> str:
         """The major version."""
@@ -59,17 +77,17 @@ class PostgresSourceAdmin:
         where = f"source {place(self._settings.dsn)}"
         with self._connect() as conn, translated(f"stream {self._stream}: checking the source"):
             findings = [*_check_server(conn, where), *self._check_slots(conn, where)]
-            tables = source_tables(conn, self._settings)
             findings += _check_unlogged(conn, where, self._settings)
+            try:
+                tables = source_tables(conn, self._settings)
+            except ConfigError as error:
+                return [*findings, Finding(True, where, str(error), "correct streams.source.tables")]
+            published = published_tables(conn, self._stream)
+            if not publications_exist(conn, self._stream) and not _value(conn, _MAY_CREATE):
+                findings.append(Finding(True, where, "may not create a publication",
+                                        f"GRANT CREATE ON DATABASE ... TO {conn.info.user}"))  # fmt: skip
             for table in tables:
-                name = ".".join(table.name)
-                quoted = sql.Identifier(*table.name).as_string(conn)
-                if not _value(conn, "SELECT has_table_privilege(%s, 'SELECT')", [quoted]):
-                    findings.append(Finding(True, f"{where}: {name}", "no SELECT privilege",
-                                            f"GRANT SELECT ON {quoted} TO {conn.info.user}"))  # fmt: skip
-                if not table.keyed:
-                    findings.append(Finding(False, f"{where}: {name}", "no replica identity: only inserts travel",
-                                            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL"))  # fmt: skip
+                findings += _check_source_table(conn, where, table, published=table.name in published)
         return findings
 
     def _check_slots(self, conn: psycopg.Connection, where: str) -> list[Finding]:
@@ -126,27 +144,22 @@ class PostgresTargetAdmin:
         self._stream = stream
         self._settings = settings
 
-    def check(self, tables: Sequence[tuple[str, str]]) -> list[Finding]:
-        """Preflight: version, privileges, session_replication_role, tables there."""
+    def check(self, tables: Sequence[TableDefinition], *, fresh: bool) -> list[Finding]:
+        """Preflight: version, privileges, session_replication_role, tables there and fit for the source's rows."""
         where = f"target {place(self._settings.dsn)}"
         with (
             connect(self._settings.dsn, f"headrace {self._stream} check") as conn,
             translated(f"stream {self._stream}: checking the target"),
         ):
-            findings = _check_version(conn, where)
-            there = read_catalogue(conn).tables
-            for name in tables:
-                findings += self._check_table(conn, where, name, name in there)
-            if not _value(conn, "SELECT has_database_privilege(current_database(), 'CREATE')"):
-                findings.append(Finding(True, where, "may not create the schema headrace",
-                                        f"GRANT CREATE ON DATABASE ... TO {conn.info.user}"))  # fmt: skip
-            if self._settings.session_replication_role == "replica" and not _may_set_role(conn):
-                findings.append(Finding(
-                    True, where, "may not set session_replication_role",
-                    f"GRANT SET ON PARAMETER session_replication_role TO {conn.info.user}, "
-                    "or session_replication_role = \"origin\" in the configuration",
-                ))  # fmt: skip
-        return findings
+            return [
+                *_check_version(conn, where),
+                *check_target(conn, self._stream, self._settings, tables, fresh=fresh),
+            ]
+
+    def database(self) -> str:
+        """See `PostgresSourceAdmin.database`."""
+        with connect(self._settings.dsn, f"headrace {self._stream} check") as conn:
+            return str(_value(conn, _DATABASE))
 
     def release(self) -> str:
         """The major version."""
@@ -169,23 +182,26 @@ class PostgresTargetAdmin:
         ):
             return set_sequences(conn, states)
 
-    def _check_table(self, conn: psycopg.Connection, where: str, name: tuple[str, str], exists: bool) -> list[Finding]:
-        subject = f"{where}: {'.'.join(name)}"
-        if not exists and self._settings.create_tables == "missing":
-            return [Finding(False, subject, "the table does not exist", "nothing to do: it will be created")]
-        if not exists:
-            return [Finding(True, subject, "the table does not exist", "create it with the source's columns, "
-                            'or have it created: create_tables = "missing"')]  # fmt: skip
-        quoted = sql.Identifier(*name).as_string(conn)
-        granted = "SELECT bool_and(has_table_privilege(%s, p)) FROM unnest('{INSERT,UPDATE,DELETE}'::text[]) p"
-        if not _value(conn, granted, [quoted]):
-            remedy = f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {quoted} TO {conn.info.user}"
-            return [Finding(True, subject, "INSERT, UPDATE or DELETE is not granted", remedy)]
-        return []
-
 
 def _release(conn: psycopg.Connection) -> str:
     return f"PostgreSQL {conn.info.server_version // 10000}"
+
+
+def _check_source_table(
+    conn: psycopg.Connection, where: str, table: SourceTable, *, published: bool
+) -> Iterator[Finding]:
+    subject, quoted = f"{where}: {'.'.join(table.name)}", sql.Identifier(*table.name).as_string(conn)
+    user = conn.info.user
+    if not _value(conn, "SELECT has_table_privilege(%s, 'SELECT')", [quoted]):
+        yield Finding(True, subject, "no SELECT privilege", f"GRANT SELECT ON {quoted} TO {user}")
+    elif _value(conn, "SELECT row_security_active(%s)", [quoted]):
+        yield Finding(True, subject, f"row-level security hides rows from {user}", f"ALTER ROLE {user} BYPASSRLS")
+    if not published and not _value(conn, _OWNS, [quoted]):
+        remedy = f"ALTER TABLE {quoted} OWNER TO {user}, or GRANT its owner TO {user}"
+        yield Finding(True, subject, f"{user} does not own the table, so it can't be published", remedy)
+    if not table.keyed:
+        yield Finding(False, subject, "no replica identity: only inserts travel",
+                      "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL")  # fmt: skip
 
 
 def _check_unlogged(conn: psycopg.Connection, where: str, settings: SourceSettings) -> list[Finding]:
@@ -219,15 +235,6 @@ def _check_version(conn: psycopg.Connection, where: str) -> list[Finding]:
     if version >= VERSION_MIN:
         return []
     return [Finding(True, where, f"PostgreSQL {version // 10000} is too old", "use PostgreSQL 14 or newer")]
-
-
-def _may_set_role(conn: psycopg.Connection) -> bool:
-    try:
-        with conn.transaction():
-            conn.execute("SET LOCAL session_replication_role = replica")
-    except psycopg.errors.InsufficientPrivilege:
-        return False
-    return True
 
 
 def _value(conn: psycopg.Connection, query: str, parameters: Sequence[object] = ()) -> object:

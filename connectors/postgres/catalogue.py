@@ -15,7 +15,8 @@ _COLUMNS = """
 SELECT a.attrelid, a.attnum, a.attname,
        CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
        a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attidentity = 'a',
-       a.atttypmod
+       a.atttypmod,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
   LEFT JOIN pg_collation l ON l.oid = a.attcollation
  WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
@@ -43,9 +44,9 @@ def read_catalogue(conn: psycopg.Connection) -> Catalogue:
     oids = list(names)
     columns: dict[int, list[TargetColumn]] = {oid: [] for oid in oids}
     numbers: dict[tuple[int, int], str] = {}
-    for oid, number, name, kind, generated, deterministic, fixed, modifier in conn.execute(_COLUMNS, [oids]):
+    for oid, number, name, kind, generated, deterministic, fixed, modifier, needed in conn.execute(_COLUMNS, [oids]):
         bytewise = kind in BYTEWISE_TYPES and deterministic
-        columns[oid].append(TargetColumn(name, kind, generated, bytewise, fixed, modifier))
+        columns[oid].append(TargetColumn(name, kind, generated, bytewise, fixed, modifier, needed))
         numbers[oid, number] = name
     primary, uniques, opaque = _keys(conn, oids, numbers)
     foreign: dict[int, list[ForeignKey]] = {oid: [] for oid in oids}

@@ -131,11 +131,13 @@ def _read_table(conn: psycopg.Connection, name: TableName, types: _Types) -> Tab
     quoted = [sql.Identifier(*name).as_string(conn)]
     columns: list[ColumnDefinition] = []
     left_out: list[str] = []
+    computed: list[str] = []
     for column, oid, kind, modifier, not_null, sequence, generated, default in conn.execute(
         _COLUMNS, quoted
     ).fetchall():
         if generated:
             left_out.append(f"generated column {column}")
+            computed.append(column)
             continue
         if default and not sequence:
             left_out.append(f"default of {column}")
@@ -150,7 +152,7 @@ def _read_table(conn: psycopg.Connection, name: TableName, types: _Types) -> Tab
         ReferenceDefinition(tuple(own), (schema, table), tuple(parent), *more)
         for own, schema, table, parent, *more in conn.execute(_REFERENCES, quoted)
     )
-    return TableDefinition(name, tuple(columns), tuple(uniques), references, tuple(left_out))
+    return TableDefinition(name, tuple(columns), tuple(uniques), references, tuple(left_out), tuple(computed))
 
 
 def create_missing(conn: psycopg.Connection, tables: Sequence[TableDefinition]) -> list[str]:

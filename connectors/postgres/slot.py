@@ -118,6 +118,13 @@ def published_tables(conn: psycopg.Connection, stream: str) -> set[TableName]:
     return {(schema, table) for schema, table in rows}
 
 
+def publications_exist(conn: psycopg.Connection, stream: str) -> bool:
+    """Whether the stream's publications are there."""
+    names = publication_names(stream)
+    found = conn.execute("SELECT count(*) FROM pg_publication WHERE pubname = ANY (%s)", [list(names)]).fetchone()
+    return found == (len(names),)
+
+
 def publish_if_empty(conn: psycopg.Connection, stream: str, table: SourceTable) -> bool:
     """Have the running stream carry a table that has no rows yet, so that it will get them all; whether it did.
 
@@ -145,12 +152,41 @@ def _ensure_publication(conn: psycopg.Connection, name: str, members: list[Table
     if conn.execute("SELECT FROM pg_publication WHERE pubname = %s", [name]).fetchone() is None:
         options = sql.SQL("publish = {}, publish_via_partition_root = true").format(sql.Literal(publish))
         conn.execute(sql.SQL("CREATE PUBLICATION {} WITH ({})").format(quoted, options))
+    else:
+        _require_whole(conn, name, publish)
     rows = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [name])
     there = {(schema, table) for schema, table in rows}
     for verb, tables in (("ADD", set(members) - there), ("DROP", there - set(members))):
         if tables:
             listed = sql.SQL(", ").join(sql.Identifier(*table) for table in sorted(tables))
             conn.execute(sql.SQL(f"ALTER PUBLICATION {{}} {verb} TABLE {{}}").format(quoted, listed))
+
+
+_OPTIONS = """
+SELECT pubviaroot AND NOT puballtables, concat_ws(', ', CASE WHEN pubinsert THEN 'insert' END, CASE WHEN pubupdate
+       THEN 'update' END, CASE WHEN pubdelete THEN 'delete' END, CASE WHEN pubtruncate THEN 'truncate' END)
+  FROM pg_publication WHERE pubname = %s
+"""
+# Filters came with PostgreSQL 15.
+_FILTERED = """
+SELECT r.prrelid::regclass::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+ WHERE p.pubname = %s AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL) ORDER BY 1
+"""
+
+
+def _require_whole(conn: psycopg.Connection, name: str, publish: str) -> None:
+    """Raise ConfigError where somebody else made or changed the publication so that changes would be missing."""
+    filtered = [str(table) for (table,) in conn.execute(_FILTERED, [name])]
+    if filtered:
+        wrong = f"holds rows or columns of {', '.join(filtered)} back"
+    elif conn.execute(_OPTIONS, [name]).fetchone() != (True, publish):
+        wrong = f"was not made by Headrace: it must publish {publish}, via partition roots, of single tables"
+    else:
+        return
+    raise ConfigError(
+        f"publication {name} {wrong}. DROP PUBLICATION {name}, and start again: Headrace makes its own. If the stream "
+        "has run with it, copy what is missing with `headrace resync`"
+    )
 
 
 def claim_snapshot(conn: psycopg.Connection, stream: str) -> None:

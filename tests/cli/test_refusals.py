@@ -58,6 +58,16 @@ def test_no_table_chosen(setup: Setup, start: Starter) -> None:
     assert "public.nothing_like_it" in capture.text()
 
 
+def test_a_database_into_itself(setup: Setup, start: Starter) -> None:
+    setup.target = make_conninfo(setup.source, host="localhost")
+    capture = start(setup.start("capture"))
+    outcome = setup.run("check")
+    assert outcome.code == EX_FAILURE
+    assert "source and target are the same database" in outcome.out
+    assert capture.end() == EX_CONFIG
+    assert "public.items would be replicated again" in capture.text()
+
+
 def test_missing_privileges(setup: Setup, start: Starter) -> None:
     with role_on(setup.source, "LOGIN") as reader, role_on(setup.target, "LOGIN") as writer:
         setup.source = make_conninfo(setup.source, user=reader)
@@ -67,7 +77,8 @@ def test_missing_privileges(setup: Setup, start: Starter) -> None:
         assert outcome.code == EX_FAILURE
         for text in (
             f"user {reader} has no REPLICATION attribute", f"remedy: ALTER ROLE {reader} REPLICATION",
-            "public.items: no SELECT privilege", "public.items: INSERT, UPDATE or DELETE is not granted",
+            "public.items: no SELECT privilege", f"{reader} does not own the table", "may not create a publication",
+            "public.items: SELECT, INSERT, UPDATE, DELETE, TRUNCATE is not granted",
             "may not create the schema headrace", "may not set session_replication_role",
         ):  # fmt: skip
             assert text in outcome.out

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
+from connectors.postgres.slot import ensure_publications, published_tables, source_tables
+from connectors.postgres.verify import verify_tables
 from connectors.settings import SourceSettings, TargetSettings
+from headrace.embedded import EmbeddedPostgres
+from pipeline.errors import ConfigError
 from pipeline.mapping import TableMapping
 from tests.support.direct import on_both
 
@@ -67,3 +74,87 @@ def test_check_names_what_no_log_carries(source_db: str) -> None:
     assert "no replica identity" in named["public.deferred"]
     assert named.keys().isdisjoint({"public.v", "public.fine"})
     assert not any(finding.blocker for finding in findings)
+
+
+MISFITS = """
+CREATE SCHEMA own; SET search_path TO own;
+CREATE TABLE lacks (id int PRIMARY KEY, a text); CREATE TABLE computed (id int PRIMARY KEY, a int);
+CREATE TABLE narrow (id int PRIMARY KEY, a numeric, b timestamptz, c varchar(9), d int);
+CREATE TABLE needy (id int PRIMARY KEY); CREATE TABLE lost (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id) STORED);
+CREATE TABLE full_ (id int PRIMARY KEY); CREATE TABLE fires (id int PRIMARY KEY);
+"""
+MISFITS_THERE = """
+CREATE SCHEMA own; SET search_path TO own;
+CREATE TABLE lacks (id int PRIMARY KEY);
+CREATE TABLE computed (id int PRIMARY KEY, a int GENERATED ALWAYS AS (1) STORED);
+CREATE TABLE narrow (id bigint PRIMARY KEY, a numeric(8,2), b date, c text, d numeric);
+CREATE TABLE needy (id int PRIMARY KEY, x int NOT NULL, y int NOT NULL DEFAULT 1, z int);
+CREATE TABLE lost (id int PRIMARY KEY, g int); CREATE TABLE full_ (id int PRIMARY KEY); INSERT INTO full_ VALUES (1);
+CREATE TABLE fires (id int PRIMARY KEY);
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER quiet AFTER INSERT ON fires FOR EACH ROW EXECUTE FUNCTION f();
+CREATE TRIGGER loud AFTER INSERT ON fires FOR EACH ROW EXECUTE FUNCTION f();
+ALTER TABLE fires ENABLE ALWAYS TRIGGER loud;
+"""
+
+
+def test_check_names_tables_that_do_not_fit(source_db: str, target_db: str) -> None:
+    on_both([source_db], MISFITS)
+    on_both([target_db], MISFITS_THERE)
+    tables = PostgresSourceAdmin("s", SourceSettings(source_db, ("own.*",))).definitions()
+    findings = PostgresTargetAdmin("s", TargetSettings(target_db)).check(tables, fresh=True)
+    told = sorted((f.subject.rpartition(".")[2], f.text, f.blocker) for f in findings)
+    assert [(table, text[:30], blocker) for table, text, blocker in told] == [
+        ("computed", "column a is generated, and has", True),
+        ("fires", "triggers fire on replicated ro", False),
+        ("full_", "the table has rows, and the st", True),
+        ("lacks", "column a does not exist", True),
+        ("lost", "column g is generated at the s", False),
+        ("narrow", "column a is numeric(8,2), nume", False),
+        ("narrow", "column b is date, timestamptz ", False),
+        ("needy", "column x is NOT NULL without a", True),
+    ]
+    assert "replicated rows: loud" in next(text for table, text, _ in told if table == "fires")
+    running = PostgresTargetAdmin("s", TargetSettings(target_db, schema_changes="additive")).check(tables, fresh=False)
+    told = sorted((f.subject.rpartition(".")[2], f.remedy, f.blocker) for f in running)
+    assert ("lacks", "nothing to do: it will be added", False) in told
+    assert "full_" not in [table for table, *_ in told]
+
+
+def test_rows_that_a_policy_hides_are_told_and_not_lost(
+    source_db: str, target_db: str, source_pg: EmbeddedPostgres
+) -> None:
+    user = f"u_{uuid.uuid4().hex[:8]}"
+    on_both([source_db, target_db], "CREATE TABLE t (id int PRIMARY KEY, v int)")
+    policy = "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (v > 1)"
+    on_both([source_db], f"CREATE ROLE {user} LOGIN REPLICATION; GRANT SELECT ON t TO {user}; {policy}")
+    try:
+        settings = SourceSettings(make_conninfo(source_db, user=user), ("public.*",))
+        told = {finding.text: finding.blocker for finding in PostgresSourceAdmin("s", settings).check()}
+        assert told == {
+            f"row-level security hides rows from {user}": True,
+            f"{user} does not own the table, so it can't be published": True,
+            "may not create a publication": True,
+        }
+        with pytest.raises(ConfigError, match="row-level security"):
+            list(verify_tables(settings, TargetSettings(target_db)))
+    finally:
+        on_both([source_db], f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_a_publication_that_holds_rows_back_is_refused(source_db: str) -> None:
+    on_both([source_db], "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY)")
+    settings = SourceSettings(source_db, ("public.*",))
+    with psycopg.connect(source_db, autocommit=True) as conn:
+        tables = source_tables(conn, settings)
+        for options in (
+            "FOR TABLE t WHERE (id > 5)", "FOR TABLE t (id)", "FOR TABLE t WITH (publish = 'insert')", "FOR ALL TABLES",
+            "WITH (publish_via_partition_root = false)",
+        ):  # fmt: skip
+            conn.execute(f"CREATE PUBLICATION headrace_s {options}".encode())
+            with pytest.raises(ConfigError, match="DROP PUBLICATION headrace_s, and start again"):
+                ensure_publications(conn, "s", tables)
+            conn.execute("DROP PUBLICATION headrace_s")
+        for _ in range(2):
+            ensure_publications(conn, "s", tables)
+        assert published_tables(conn, "s") == {("public", "t"), ("public", "u")}
