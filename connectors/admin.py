@@ -46,6 +46,9 @@ class SourceAdmin(Protocol):
     def mark(self) -> int:
         """Write a marker transaction; return a position: its own or lower, above all commits before the call."""
 
+    def left_out(self) -> list[tuple[str, str]]:
+        """Chosen tables that the running stream does not carry until they are copied, by their names on the target."""
+
     def current_position(self) -> int:
         """The source's newest position."""
 

@@ -48,7 +48,7 @@ class StreamStatus:
 
     `state`: not started, snapshot, running, idle (all that Kafka has is applied), paused (a fault of the target
     that may pass), stopped. `level`, `behind_s` and `windows` are the monitor's; without one the level is
-    "no monitor".
+    "no monitor". `left_out` are tables that wait for `headrace resync --table`.
     """
 
     stream: str
@@ -74,6 +74,7 @@ class StreamStatus:
     dead_letters: int
     missing_rows: int
     existing_rows: int
+    left_out: tuple[str, ...]
     last_error: str
 
 
@@ -88,7 +89,9 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         missing_rows, existing_rows = ledger.anomalies() if row is not None else (0, 0)
     progress = recent_progress(settings, number)
     lag, summary = _lag(progress), newest_lag(settings, stream.name)
-    source = source_admin(stream).current_position()
+    admin = source_admin(stream)
+    source = admin.current_position()
+    left_out = tuple(".".join(name) for name in admin.left_out())
     generation, watermark = (row.generation, row.watermark) if row is not None else (0, 0)
     return StreamStatus(
         stream.name, _state(row, newest_batch(settings, number), progress),
@@ -97,7 +100,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         transactions, rows, sum(p.transactions for p in progress),
         lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
         _lanes(lanes, progress), _roles(recent_reports(settings, number)),
-        dead_letters, missing_rows, existing_rows, _last_error(row, progress),
+        dead_letters, missing_rows, existing_rows, left_out, _last_error(row, progress),
     )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def _lines(status: StreamStatus) -> dict[str, str]:
         "buffers": "\n".join(_buffers(status)) or "-",
         "dead letters": str(status.dead_letters),
         "rows missing / there already": f"{status.missing_rows:,} / {status.existing_rows:,}",
+        "tables not replicated": escape("\n".join(status.left_out)) or "-",
         "last error": escape(status.last_error) or "-",
     }
 

@@ -16,6 +16,7 @@ from connectors.postgres.slot import (
     SourceTable,
     drop_publications,
     drop_slot,
+    left_out_tables,
     publications_exist,
     published_tables,
     slot_name,
@@ -86,6 +87,12 @@ class PostgresSourceAdmin:
             if not publications_exist(conn, self._stream) and not _value(conn, _MAY_CREATE):
                 findings.append(Finding(True, where, "may not create a publication",
                                         f"GRANT CREATE ON DATABASE ... TO {conn.info.user}"))  # fmt: skip
+            for name in left_out_tables(conn, self._stream, self._settings):
+                target_name = ".".join(self._settings.mapping.target_name(name))
+                findings.append(Finding(
+                    False, f"{where}: {'.'.join(name)}", "not replicated yet: no capture runs, or the table had rows "
+                    "when it was found", f"headrace resync --stream {self._stream} --table {target_name}",
+                ))  # fmt: skip
             for table in tables:
                 findings += _check_source_table(conn, where, table, published=table.name in published)
         return findings
@@ -118,6 +125,12 @@ class PostgresSourceAdmin:
             # The marker has to be flushed before it is decoded; do not depend on the session's setting.
             conn.execute("SELECT pg_logical_emit_message(false, %s, '')", [MARKER_PREFIX])
         return parse_lsn(row[0])
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Tables that are not published."""
+        with self._connect() as conn, translated(f"stream {self._stream}: reading the source's publications"):
+            names = left_out_tables(conn, self._stream, self._settings)
+        return [self._settings.mapping.target_name(name) for name in names]
 
     def current_position(self) -> int:
         """The newest flushed LSN."""

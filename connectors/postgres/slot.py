@@ -12,7 +12,7 @@ from connectors.postgres.errors import translated
 from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError
-from pipeline.selection import select_tables
+from pipeline.selection import select_tables, selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,18 @@ def published_tables(conn: psycopg.Connection, stream: str) -> set[TableName]:
     names = list(publication_names(stream))
     rows = conn.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = ANY (%s)", [names])
     return {(schema, table) for schema, table in rows}
+
+
+def left_out_tables(conn: psycopg.Connection, stream: str, settings: SourceSettings) -> list[TableName]:
+    """Tables that the patterns choose and the stream, once begun, does not carry: they had rows when they were found.
+
+    One that was dropped and created again is another table: the old one's publication is gone with it.
+    """
+    if not publications_exist(conn, stream):
+        return []
+    names = {(str(schema), str(table)) for schema, table, *_ in conn.execute(_TABLES)}
+    chosen = {name for name in names if selected(name, settings.tables, settings.exclude)}
+    return sorted(chosen - published_tables(conn, stream))
 
 
 def publications_exist(conn: psycopg.Connection, stream: str) -> bool:

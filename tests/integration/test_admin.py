@@ -158,3 +158,12 @@ def test_a_publication_that_holds_rows_back_is_refused(source_db: str) -> None:
         for _ in range(2):
             ensure_publications(conn, "s", tables)
         assert published_tables(conn, "s") == {("public", "t"), ("public", "u")}
+        admin = PostgresSourceAdmin("s", SourceSettings(source_db, ("public.*", "gone.*"), ("*.v",)))
+        assert admin.left_out() == []
+        conn.execute("BEGIN; DROP TABLE u; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1); COMMIT")
+        conn.execute("CREATE TABLE v (id int)")
+        assert admin.left_out() == [("public", "u")]
+        found = PostgresSourceAdmin("s", settings).check()
+        assert [f.remedy for f in found if "not replicated yet" in f.text] == [
+            "headrace resync --stream s --table public.u", "headrace resync --stream s --table public.v",
+        ]  # fmt: skip

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from headrace.recent import newest_batch
+from headrace.status import stream_status
 from tests.support.fixtures import MakeRig, SharedRig
 from tests.support.rig import EX_OPERATOR, Rig
 from tests.support.writing import commit_each, commit_in_one_window
@@ -126,6 +127,7 @@ def test_new_tables_and_dropped_ones(rig: Rig) -> None:
     # A table that has rows when it is found would come without them.
     rig.source("CREATE TABLE filled (id int PRIMARY KEY)", "INSERT INTO filled VALUES (1)")
     rig.wait_for_log("capture", "the new table public.filled has rows already and is NOT replicated")
+    assert "public.filled" in stream_status(rig.settings, rig.config).left_out
     rig.kill("capture")
     rig.source("INSERT INTO filled VALUES (2)", "UPDATE born SET v = 'after'")
     rig.wait_until_equal("born")
