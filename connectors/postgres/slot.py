@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import networkx as nx
@@ -143,12 +144,44 @@ def publish_if_empty(conn: psycopg.Connection, stream: str, table: SourceTable) 
     One that has rows would have to be copied first.
     """
     with translated(f"stream {stream}: publishing the new table {'.'.join(table.name)}"), conn.transaction():
+        if conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.rows)).fetchone() is not None:
+            return False  # without a lock, since it is asked again and again
         conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
         conn.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table.rows))  # no writer until the commit
         if conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.rows)).fetchone() is not None:
             return False
         publish(conn, stream, table)
     return True
+
+
+_ATTACHED = """
+SELECT n.nspname, c.relname, rn.nspname, rc.relname, p.pubname
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class rc ON rc.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = rc.relnamespace
+  LEFT JOIN pg_publication_rel r ON r.prrelid = c.oid
+  LEFT JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = ANY (%s)
+ WHERE c.relispartition AND (p.oid IS NOT NULL OR ARRAY[n.nspname, c.relname]::text[] = ANY (
+       SELECT ARRAY[x.schema, x.name] FROM unnest(%s::text[], %s::text[]) x (schema, name)))
+"""
+
+
+def take_attached(
+    conn: psycopg.Connection, stream: str, left_out: Collection[TableName]
+) -> list[tuple[TableName, TableName]]:
+    """Tables that were the stream's own (or left out of it) and became partitions since, each with its root; told once.
+
+    Their rows of before are in the log of no root.
+    """
+    schemas, names = [name[0] for name in left_out], [name[1] for name in left_out]
+    attached: dict[TableName, TableName] = {}
+    with translated(f"stream {stream}: looking for attached partitions"), conn.transaction():
+        rows = conn.execute(_ATTACHED, [list(publication_names(stream)), schemas, names]).fetchall()
+        for schema, table, root_schema, root, publication in rows:
+            attached[schema, table] = (root_schema, root)
+            if publication is not None:
+                drop = sql.SQL("ALTER PUBLICATION {} DROP TABLE {}")
+                conn.execute(drop.format(sql.Identifier(publication), sql.Identifier(schema, table)))
+    return sorted(attached.items())
 
 
 def publish(conn: psycopg.Connection, stream: str, table: SourceTable) -> None:

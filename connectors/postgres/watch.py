@@ -8,7 +8,7 @@ import psycopg
 
 from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
-from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables
+from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables, take_attached
 from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError
@@ -32,6 +32,7 @@ class TableWatch:
 
     def carried(self, conn: psycopg.Connection, tables: list[SourceTable]) -> list[SourceTable]:
         """The tables that a stream which goes on can carry: those it did, and new ones without rows."""
+        self._tell_attached(conn)
         before = published_tables(conn, self._stream)
         return [table for table in tables if table.name in before or self._adopt(conn, table)]
 
@@ -50,9 +51,17 @@ class TableWatch:
         except (RetriableError, ConfigError) as error:
             log.debug("%s", error)
 
+    def _tell_attached(self, conn: psycopg.Connection) -> None:
+        for table, root in take_attached(conn, self._stream, self._left_out):
+            self._left_out.discard(table)
+            partition, name = ".".join(table), ".".join(root)
+            log.warning(
+                "stream %s: table %s is a partition of %s now, and the rows that it had before are in no log of %s: "
+                "attach it on the target too, or copy all with `headrace resync --stream %s --table %s --yes`",
+                self._stream, partition, name, name, self._stream, name,
+            )  # fmt: skip
+
     def _adopt(self, conn: psycopg.Connection, table: SourceTable) -> bool:
-        if table.name in self._left_out:
-            return False
         name = ".".join(table.name)
         try:
             published = publish_if_empty(conn, self._stream, table)
@@ -64,6 +73,8 @@ class TableWatch:
         if published:
             log.info("stream %s: the new table %s is replicated from now on", self._stream, name)
             return True
+        if table.name in self._left_out:
+            return False
         self._left_out.add(table.name)
         log.warning(
             "stream %s: the new table %s has rows already and is NOT replicated yet; copy it with `headrace resync "

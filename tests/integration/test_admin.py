@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
 from connectors.postgres.slot import ensure_publications, published_tables, source_tables
 from connectors.postgres.verify import verify_tables
+from connectors.postgres.watch import TableWatch
 from connectors.settings import SourceSettings, TargetSettings
 from headrace.embedded import EmbeddedPostgres
 from pipeline.errors import ConfigError
@@ -167,3 +168,41 @@ def test_a_publication_that_holds_rows_back_is_refused(source_db: str) -> None:
         assert [f.remedy for f in found if "not replicated yet" in f.text] == [
             "headrace resync --stream s --table public.u", "headrace resync --stream s --table public.v",
         ]  # fmt: skip
+
+
+def test_a_table_that_becomes_a_partition_is_told_once(source_db: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id)"
+    on_both([source_db], f"{root}; CREATE TABLE a (id int PRIMARY KEY)")
+    settings = SourceSettings(source_db, ("public.*",))
+    with psycopg.connect(source_db, autocommit=True) as conn:
+
+        def looked() -> list[str]:
+            caplog.clear()
+            with caplog.at_level("INFO"):
+                watch.carried(conn, source_tables(conn, settings))
+            return [record.getMessage().removeprefix("stream s: ") for record in caplog.records]
+
+        ensure_publications(conn, "s", source_tables(conn, settings))
+        watch = TableWatch("s", settings)
+        conn.execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (11)")
+        assert [text[:28] for text in looked()] == ["the new table public.b has r"]
+        conn.execute("ALTER TABLE root ATTACH PARTITION a FOR VALUES FROM (0) TO (10)")
+        conn.execute("ALTER TABLE root ATTACH PARTITION b FOR VALUES FROM (10) TO (20)")
+        conn.execute("CREATE TABLE c PARTITION OF root FOR VALUES FROM (20) TO (30)")
+        assert [text[:46] for text in looked()] == [
+            "table public.a is a partition of public.root n", "table public.b is a partition of public.root n",
+        ]  # fmt: skip
+        assert looked() == []
+        assert published_tables(conn, "s") == {("public", "root")}
+
+
+def test_a_table_left_out_is_carried_once_it_is_created_again_empty(source_db: str) -> None:
+    on_both([source_db], "CREATE TABLE t (id int PRIMARY KEY)")
+    settings = SourceSettings(source_db, ("public.*",))
+    with psycopg.connect(source_db, autocommit=True) as conn:
+        ensure_publications(conn, "s", source_tables(conn, settings))
+        watch = TableWatch("s", settings)
+        conn.execute("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)")
+        for statement, names in (("", {"t"}), ("DROP TABLE u; CREATE TABLE u (id int PRIMARY KEY)", {"t", "u"})):
+            conn.execute(statement.encode())
+            assert {table.name[1] for table in watch.carried(conn, source_tables(conn, settings))} == names
