@@ -395,3 +395,12 @@ def test_columns_that_change_within_a_batch_and_back_cost_the_table() -> None:
     one.offer(batch(log, (40, [Change(ACCOUNT, UPDATE, (1, "x", 3), (1, "x", 4))])))
     one.see(view(40))
     assert row(one, 1) == (1, "x", 4)
+
+
+def test_a_parked_truncate_leaves_no_block_and_no_bytes() -> None:
+    store, log = BlockStore(1 << 20), BatchBuilder("s", 1, 0)
+    one = StreamCache("s", lambda _: True, BUCKETS, "a", Here(), store, 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, [Change(ACCOUNT, TRUNCATE)]), (30, [insert((2, "y", 1))])))
+    one.see(replace(view(30), parked=frozenset({20})))
+    assert one.read(ACCOUNT.relation, key(1)) is None
+    assert store.size_bytes == sum(block.size_bytes for _, block in store.items())
