@@ -67,10 +67,12 @@ class StreamFollower(threading.Thread):
         return selected(table, self.stream.cache, ())
 
     def _empty(self, generation: int, position: int) -> StreamCache:
-        cache = self.settings.cache
+        cache, target = self.settings.cache, self.stream.target
+        doubtful = "ignore" in (target.on_missing_row, target.on_existing_row)
         return StreamCache(
-            self.stream.name, self.wanted, cache.buckets, cache.node, self._placement, self._store, generation, position
-        )
+            self.stream.name, self.wanted, cache.buckets, cache.node, self._placement, self._store, generation,
+            position, doubtful=doubtful,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End the thread soon."""
@@ -173,6 +175,8 @@ class StreamFollower(threading.Thread):
             for offset, batch in changes.poll(HURRIED_S if hurried or self.cache.pending else POLL_S):
                 with self._lock:
                     self.cache.offer(batch)
+                if batch.kind == "snapshot" and batch.previous_position == 0:
+                    self._learn_anew()
                 self._offset = offset
             now_s = time.monotonic()
             if now_s - viewed_s >= self._view_interval_s(hurried=hurried):
@@ -181,6 +185,17 @@ class StreamFollower(threading.Thread):
             if now_s - published_s >= PUBLISH_S:
                 published_s = now_s
                 self._publish()
+
+    def _learn_anew(self) -> None:
+        """A snapshot begins, before which the capture may have created tables: its rows come without keys."""
+        rows = self._connect()
+        try:
+            tables = [relation for relation in rows.tables() if self.wanted(relation.name)]
+        finally:
+            rows.close()
+        with self._lock:
+            for relation in tables:
+                self.cache.learn(relation)
 
     def _view_interval_s(self, *, hurried: bool) -> float:
         if not self.cache.pending:

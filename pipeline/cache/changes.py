@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.cache.blocks import Block
 from pipeline.netchange import complete_row
 from schemas.change_batch import DELETE, TRUNCATE, Relation, Section
 from schemas.errors import SchemaError
+from schemas.packed import offsets
+from schemas.rows import pack_fields, row_fields
 
 NO_MASK = b""
 
@@ -34,15 +36,39 @@ def section_changes(section: Section, positions: list[int], first: int) -> Itera
             yield RowChange(positions[tx], op, key, row, old_keys.get(number), masks.get(number, NO_MASK))
 
 
+def keyed(section: Section, key: Collection[str]) -> Section:
+    """A section of a snapshot, whose rows come without keys, with the keys that the columns `key` make.
+
+    It is returned as it is where it lacks one of them. Raises SchemaError when a row is damaged.
+    """
+    columns = section.relation.columns
+    places = [n for n, column in enumerate(columns) if column.name in key]
+    if not places or len(places) < len(key):
+        return section
+    keys = [
+        b"" if op == TRUNCATE else _key_of(row, places, len(columns))
+        for op, row in zip(section.ops, section.row_list(), strict=True)
+    ]
+    relation = replace(section.relation, columns=tuple(replace(c, key=c.name in key) for c in columns))
+    return replace(section, relation=relation, keys=b"".join(keys), key_offsets=offsets(keys))
+
+
+def _key_of(row: bytes, places: Sequence[int], columns: int) -> bytes:
+    fields = row_fields(row, columns)
+    return pack_fields([fields[place] for place in places])
+
+
 class TableFold:
     """Applies changes of one table. `find` returns the held block of a key, or None.
 
-    A block whose version is at or past a change has it already.
+    A block whose version is at or past a change has it already. `doubtful`: the target may have passed over the row,
+    which then is not known.
     """
 
-    def __init__(self, relation: Relation, find: Callable[[bytes], Block | None]) -> None:
+    def __init__(self, relation: Relation, find: Callable[[bytes], Block | None], *, doubtful: bool = False) -> None:
         self._relation = relation
         self._find = find
+        self._doubtful = doubtful
 
     def apply(self, change: RowChange) -> None:
         """Fold one change that is no TRUNCATE."""
@@ -56,7 +82,9 @@ class TableFold:
         block = self._behind(change.key, change.position)
         if block is None:
             return
-        if not change.mask:
+        if self._doubtful:
+            block.lose(change.key)
+        elif not change.mask:
             block.put(change.key, change.row)
         elif base is None:
             block.lose(change.key)

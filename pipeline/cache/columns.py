@@ -17,6 +17,7 @@ class TableColumns:
         self.relations: dict[TableKey, Relation] = {}
         self.refused: dict[TableKey, str] = {}
         self._held = held
+        self._target: dict[TableKey, Relation] = {}  # the target's columns of its tables, as far as they were learnt
         self._learned: set[TableKey] = set()  # whose relation is the target's, for want of the source's
         self._mixed: set[TableKey] = set()  # which have blocks of other columns than their relation's
 
@@ -26,9 +27,15 @@ class TableColumns:
 
     def learn(self, relation: Relation) -> None:
         """See `StreamCache.learn`."""
+        self._target[relation.name] = relation
         if not cacheable(relation) and relation.name not in self.relations:
             self.relations[relation.name] = relation
             self._learned.add(relation.name)
+
+    def target_key(self, table: TableKey) -> tuple[str, ...]:
+        """The key columns of the target's table; none where they are not known."""
+        relation = self._target.get(table)
+        return () if relation is None else relation.key_columns
 
     def use(self, relation: Relation, position: int) -> Relation:
         """Take a batch's columns of a table for the present ones; returns them.
@@ -37,6 +44,7 @@ class TableColumns:
         that a later batch brings, and stays until its time has come.
         """
         name = relation.name
+        self.refused.pop(name, None)
         known = self.relations.get(name)
         if known is not None and same_columns(known, relation):
             if name not in self._mixed:
@@ -61,6 +69,10 @@ class TableColumns:
             self._held.drop_table(relation.name, position)
 
     def clear(self) -> None:
-        """Forget the columns, at the start of a new snapshot."""
-        for names in (self.relations, self._learned, self._mixed):
-            names.clear()
+        """Forget what the source has told, at the start of a new snapshot."""
+        self.relations.clear()
+        self.refused.clear()
+        self._learned.clear()
+        self._mixed.clear()
+        for relation in self._target.values():
+            self.learn(relation)

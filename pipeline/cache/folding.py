@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from pipeline.cache.blocks import Block, cacheable, same_columns
-from pipeline.cache.changes import RowChange, TableFold, by_table, section_changes, truncates
+from pipeline.cache.changes import RowChange, TableFold, by_table, keyed, section_changes, truncates
 from pipeline.cache.columns import TableColumns
 from pipeline.cache.held import HeldBlocks, TableKey
 from pipeline.cache.read_ahead import Pending
@@ -14,10 +14,16 @@ from schemas.change_batch import TRUNCATE, Relation, Section
 
 
 class Folding:
-    """Folds batches of one stream into `held`, in the order of the log. `wanted` chooses the tables."""
+    """Folds batches of one stream into `held`, in the order of the log. `wanted` chooses the tables.
 
-    def __init__(self, held: HeldBlocks, columns: TableColumns, wanted: Callable[[TableKey], bool]) -> None:
+    `doubtful`: the target may pass over changes (a policy for rows that somebody else has changed there).
+    """
+
+    def __init__(
+        self, held: HeldBlocks, columns: TableColumns, wanted: Callable[[TableKey], bool], *, doubtful: bool
+    ) -> None:
         self._held = held
+        self._doubtful = doubtful
         self._columns = columns
         self._wanted = wanted
         self._parked: Set[int] = frozenset()
@@ -34,7 +40,10 @@ class Folding:
             if not self._wanted(name):
                 continue
             if batch.table_copy:
-                self._held.drop_table(name, positions[-1])  # rows without keys, which supersede what is known
+                self._held.drop_table(name, positions[-1])  # its rows supersede what is known
+            elif batch.kind == "snapshot":
+                for section in sections:
+                    self._fold_section(keyed(section, self._columns.target_key(name)), positions, item.first)
             elif len(sections) == 1:
                 self._fold_section(sections[0], positions, item.first)
             else:
@@ -45,7 +54,7 @@ class Folding:
             self._columns.refuse(section.relation, positions[-1], reason)
             return
         relation = self._columns.use(section.relation, positions[-1])
-        fold = TableFold(relation, lambda key: self._block(relation, key))
+        fold = TableFold(relation, lambda key: self._block(relation, key), doubtful=self._doubtful)
         truncated = truncates(section)
         for change in section_changes(section, positions, first):
             if change.position in self._parked:

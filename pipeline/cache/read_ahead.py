@@ -64,10 +64,15 @@ class ReadAhead:
         return {position for item in self._items for position in item.batch.positions}
 
     def touches(self, relation: Relation, key: bytes) -> bool:
-        """Whether a batch may change the key; a chance hit in other bytes does no harm."""
-        batches = (item.batch for item in self._items)
-        sections = ((b, s) for b in batches for s in b.sections if s.relation.name == relation.name)
+        """Whether a batch may change the key; a chance hit in other bytes does no harm.
+
+        Rows of snapshots and of copies of a table have no keys to look for.
+        """
+        batches = [item.batch for item in self._items]
+        sections = [(b, s) for b in batches for s in b.sections if s.relation.name == relation.name]
+        if any(batch.kind == "snapshot" for batch, _ in sections):
+            return True
         return any(
-            key in s.keys or key in s.old_keys or truncates(s) or b.table_copy or not same_columns(s.relation, relation)
-            for b, s in sections
+            key in s.keys or key in s.old_keys or truncates(s) or not same_columns(s.relation, relation)
+            for _, s in sections
         )

@@ -31,11 +31,14 @@ PENDING_BYTES_MAX = 64 * 1024 * 1024  # batches read ahead of the target; the re
 
 
 class StreamCache:
-    """See the module. `wanted` chooses the tables; `node` is this node's name in `placement`."""
+    """See the module. `wanted` chooses the tables; `node` is this node's name in `placement`.
+
+    `doubtful`: the target may pass over inserts and updates, so that their rows have to be read there.
+    """
 
     def __init__(
         self, stream: str, wanted: Callable[[TableKey], bool], buckets: int, node: str, placement: Placement,
-        store: BlockStore, generation: int = 0, position: int = 0,
+        store: BlockStore, generation: int = 0, position: int = 0, *, doubtful: bool = False,
     ) -> None:  # fmt: skip
         self.stream = stream
         self.generation = generation
@@ -43,7 +46,8 @@ class StreamCache:
         self.current = False  # whether the target is in the same generation
         self._held = HeldBlocks(stream, buckets, node, placement, store, position)
         self._columns = TableColumns(self._held)
-        self._folding = Folding(self._held, self._columns, wanted)
+        self._folding = Folding(self._held, self._columns, wanted, doubtful=doubtful)
+        self._doubtful = doubtful
         self._chain = Chain(stream, generation, position)
         self._begun = position  # at or past what was discarded then: the log has discarded letters, the target not
         self._read_ahead = ReadAhead()
@@ -223,7 +227,9 @@ class StreamCache:
         if not same_columns(relation, block.relation):
             return False
         fold = TableFold(
-            block.relation, lambda key: block if bucket_of(key, self._held.buckets) == block_id.bucket else None
+            block.relation,
+            lambda key: block if bucket_of(key, self._held.buckets) == block_id.bucket else None,
+            doubtful=self._doubtful,
         )
         for of_relation, change in fetch.tail:
             if not same_columns(of_relation, block.relation):

@@ -13,7 +13,7 @@ from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
-from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch
+from schemas.change_batch import DELETE, TRUNCATE, UPDATE
 from schemas.errors import SchemaError
 from schemas.fusion_block import (
     IMAGE_BYTES_MAX,
@@ -23,51 +23,9 @@ from schemas.fusion_block import (
     encode_fusion_block,
     encode_image,
 )
-from schemas.rows import pack_fields
 from schemas.single_object import codec
-from tests.properties.model import Change, Row, Table, pack_change, table, unpack_row
-
-ACCOUNT = table("account", [("id", "int8"), ("owner", "text"), ("n", "int4")], ("id",))
-NAME = ACCOUNT.relation.name
-BUCKETS = 4
-
-
-class Here:
-    """This node masters everything."""
-
-    def owner(self, block: BlockId) -> Owner:
-        """Always `a`."""
-        return Owner("a", 7)
-
-
-def cache(generation: int = 1, position: int = 0) -> StreamCache:
-    return StreamCache("s", lambda _: True, BUCKETS, "a", Here(), BlockStore(1 << 20), generation, position)
-
-
-def key(n: int) -> bytes:
-    return pack_fields([n.to_bytes(8, "big")])
-
-
-def batch(builder: BatchBuilder, *transactions: tuple[int, list[Change]], last_part: bool = True) -> ChangeBatch:
-    for position, changes in transactions:
-        tx = builder.begin(position, 0, 0)
-        for change in changes:
-            pack_change(builder, tx, change)
-    return builder.close("live", 0, 0, last_part=last_part)
-
-
-def view(watermark: int, *applied: int, generation: int = 1) -> TargetView:
-    return TargetView(generation, watermark, frozenset(applied))
-
-
-def insert(row: Row, of: Table = ACCOUNT) -> Change:
-    return Change(of, INSERT, None, row)
-
-
-def row(found: StreamCache, n: int) -> Row | None:
-    answer = found.read(ACCOUNT.relation, key(n))
-    assert answer is not None, f"row {n} is not known"
-    return None if answer.row is None else unpack_row(answer.row, answer.relation)
+from tests.properties.model import Change, Table, unpack_row
+from tests.unit.cached import ACCOUNT, BUCKETS, NAME, Here, batch, cache, insert, key, row, view
 
 
 def test_a_change_is_visible_once_the_target_has_it() -> None:
@@ -277,45 +235,6 @@ def test_a_heartbeat_says_that_nothing_more_was_committed() -> None:
     assert answer.position == 500
 
 
-def test_what_dead_letters_touch_is_unknown_until_they_are_settled() -> None:
-    one, log = cache(), BatchBuilder("s", 1, 0)
-    one.offer(batch(log, (10, [Change(ACCOUNT, TRUNCATE), insert((1, "x", 1)), insert((2, "y", 1))])))
-    update = Change(ACCOUNT, UPDATE, (1, "x", 1), (1, "x", 2))
-    one.offer(batch(log, (20, [update]), (30, [insert((3, "z", 1))])))
-    one.see(replace(view(0, 10, 20, 30), parked=frozenset({20})))
-    assert one.read(ACCOUNT.relation, key(1)) is None
-    assert (row(one, 2), row(one, 3)) == ((2, "y", 1), (3, "z", 1))
-    assert not one.fill(ACCOUNT.relation, key(1), b"row", replace(view(30), parked=frozenset({20})))
-    with pytest.raises(TargetWentBackError, match="settled"):
-        one.see(view(30))
-
-
-def test_a_table_that_is_copied_anew_is_forgotten() -> None:
-    one, log = cache(), BatchBuilder("s", 1, 0)
-    one.offer(batch(log, (10, [insert((1, "x", 1))])))
-    assert one.see(view(10))
-    log.begin(19, 0, 0)
-    pack_change(log, 0, Change(ACCOUNT, TRUNCATE))
-    one.offer(log.close("snapshot", 0, 0, last_part=False))
-    log.begin(19, 0, 0)
-    one.offer(log.close("snapshot", 0, 0))
-    assert one.see(view(19))
-    assert (one.read(ACCOUNT.relation, key(1)), one.read(ACCOUNT.relation, key(2))) == (None, None)
-    one.offer(batch(log, (20, [insert((1, "y", 2))])))
-    assert one.see(view(20))
-    assert row(one, 1) == (1, "y", 2)
-
-
-def test_a_discarded_letter_ends_what_began_before_it() -> None:
-    """It may have come and gone between two looks at the ledger; the log still has it."""
-    discarded = replace(view(30), discarded=20)
-    with pytest.raises(TargetWentBackError, match="settled"):
-        cache(position=10).see(discarded)
-    one = cache(position=20)
-    one.see(discarded)
-    assert one.current
-
-
 def numbered(of: Table, *numbers: int) -> Table:
     """The same table with its columns numbered by its source."""
     pairs = zip(of.relation.columns, numbers, strict=True)
@@ -395,12 +314,3 @@ def test_columns_that_change_within_a_batch_and_back_cost_the_table() -> None:
     one.offer(batch(log, (40, [Change(ACCOUNT, UPDATE, (1, "x", 3), (1, "x", 4))])))
     one.see(view(40))
     assert row(one, 1) == (1, "x", 4)
-
-
-def test_a_parked_truncate_leaves_no_block_and_no_bytes() -> None:
-    store, log = BlockStore(1 << 20), BatchBuilder("s", 1, 0)
-    one = StreamCache("s", lambda _: True, BUCKETS, "a", Here(), store, 1, 0)
-    one.offer(batch(log, (10, [insert((1, "x", 1))]), (20, [Change(ACCOUNT, TRUNCATE)]), (30, [insert((2, "y", 1))])))
-    one.see(replace(view(30), parked=frozenset({20})))
-    assert one.read(ACCOUNT.relation, key(1)) is None
-    assert store.size_bytes == sum(block.size_bytes for _, block in store.items())
