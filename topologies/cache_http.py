@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
@@ -83,7 +84,7 @@ async def _rows(node: CacheNode, request: web.Request) -> web.StreamResponse:
         return _refusal(400, f"{len(pieces)} key columns")
     try:
         position = int(request.query.get("min_position", "0"))
-        wait_s = float(request.query.get("wait_s", node.settings.cache.wait_s))
+        wait_s = _seconds(request.query.get("wait_s", str(node.settings.cache.wait_s)))
     except ValueError:
         return _refusal(400, "min_position is an integer, wait_s a number of seconds")
     schema, dot, table = request.match_info["table"].partition(".")
@@ -92,6 +93,14 @@ async def _rows(node: CacheNode, request: web.Request) -> web.StreamResponse:
     wait_s = min(max(wait_s, 0.0), node.settings.cache.wait_s)
     answer = await node.read(request.match_info["stream"], name, key, position, wait_s)
     return web.json_response({"position": answer.position, "row": answer.row, "from": answer.origin})
+
+
+def _seconds(text: str) -> float:
+    """A time to wait. Raises ValueError, also for "nan", which is a number to Python and never passes."""
+    seconds = float(text)
+    if math.isnan(seconds):
+        raise ValueError(text)
+    return seconds
 
 
 def node_status(node: CacheNode) -> dict[str, object]:

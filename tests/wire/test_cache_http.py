@@ -1,0 +1,131 @@
+"""The HTTP interface of a cache node: what each request is answered with, before any row is looked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+
+from connectors.errors import KeyTextError
+from pipeline.errors import RetriableError
+from topologies.cache_http import KEY_PARTS_MAX, make_app
+from topologies.cache_node import CacheNode, NotYetError, RowAnswer
+from topologies.settings_file import load_settings
+
+CONFIG = """
+[kafka]
+bootstrap_servers = "127.0.0.1:9"
+[cache]
+token = "secret"
+wait_s = 2.0
+[[streams]]
+name = "s"
+cache = ["public.item"]
+[streams.source]
+dsn = "postgresql://localhost/a"
+[streams.target]
+dsn = "postgresql://localhost/b"
+"""
+Asked = tuple[str, tuple[str, str], Sequence[str], int, float]
+
+
+class Node(CacheNode):
+    """Notes what it is asked for, and answers as it is told."""
+
+    def __init__(self, directory: Path, answer: RowAnswer | Exception) -> None:
+        path = directory / "headrace.toml"
+        path.write_text(CONFIG)
+        super().__init__(load_settings(path))
+        self.asked: list[Asked] = []
+        self._answer = answer
+
+    async def read(
+        self, stream: str, table: tuple[str, str], key: Sequence[str], position: int, wait_s: float
+    ) -> RowAnswer:
+        """The answer."""
+        self.asked.append((stream, table, list(key), position, wait_s))
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@asynccontextmanager
+async def served(node: Node) -> AsyncIterator[str]:
+    runner = web.AppRunner(make_app(node))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def get(node: Node, path: str, token: str = "secret") -> tuple[int, dict[str, object], str]:
+    """Status, body and Retry-After of a GET."""
+
+    async def ask() -> tuple[int, dict[str, object], str]:
+        async with served(node) as address, ClientSession() as session:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.get(address + path, headers=headers) as answer:
+                body: dict[str, object] = json.loads(await answer.text())
+                return answer.status, body, answer.headers.get("Retry-After", "")
+
+    return asyncio.run(ask())
+
+
+FOUND = RowAnswer(120, {"id": 7, "n": "x"}, "cache")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/rows/s/item/7?min_position=100&wait_s=0.5", ("s", ("public", "item"), ["7"], 100, 0.5)),
+        ("/v1/rows/s/other.item/7", ("s", ("other", "item"), ["7"], 0, 2.0)),
+        ("/v1/rows/s/item/a%2Fb%20c/%C3%B6?wait_s=99", ("s", ("public", "item"), ["a/b c", "ö"], 0, 2.0)),
+        ("/v1/rows/s/item/7?wait_s=-1", ("s", ("public", "item"), ["7"], 0, 0.0)),
+    ],
+)
+def test_a_row_is_asked_for_by_its_key(tmp_path: Path, path: str, asked: Asked) -> None:
+    node = Node(tmp_path, FOUND)
+    assert get(node, path) == (200, {"position": 120, "row": {"id": 7, "n": "x"}, "from": "cache"}, "")
+    assert node.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "again"),
+    [
+        (KeyTextError("no such column"), 404, ""),
+        (NotYetError("position 9 is not visible"), 503, "1"),
+        (RetriableError("the target is away"), 503, "1"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(tmp_path: Path, error: Exception, status: int, again: str) -> None:
+    assert get(Node(tmp_path, error), "/v1/rows/s/item/7") == (status, {"error": str(error)}, again)
+
+
+@pytest.mark.parametrize("query", ["min_position=x", "min_position=1.5", "wait_s=soon", "wait_s=nan"])
+def test_a_query_that_is_no_number_is_refused(tmp_path: Path, query: str) -> None:
+    node = Node(tmp_path, FOUND)
+    status, body, _ = get(node, f"/v1/rows/s/item/7?{query}")
+    assert (status, node.asked) == (400, [])
+    assert "min_position is an integer" in str(body["error"])
+
+
+def test_a_key_of_too_many_columns_is_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path, FOUND)
+    assert get(node, "/v1/rows/s/item/" + "/".join(["1"] * (KEY_PARTS_MAX + 1)))[0] == 400
+    assert node.asked == []
+
+
+def test_without_the_token_nothing_is_looked_for(tmp_path: Path) -> None:
+    node = Node(tmp_path, FOUND)
+    assert get(node, "/v1/rows/s/item/7", token="guess")[0] == 401
+    assert get(node, "/v1/status", token="")[0] == 401
+    assert node.asked == []
