@@ -14,13 +14,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from benchmarks import chart
-from benchmarks.fusion_images import compression_by_size, row_images
+from benchmarks.fusion_images import compression_by_method, compression_by_size, row_images
 from benchmarks.store import Run, Sample, ratios, samples, spread, values
 
 TITLE = "Cache fusion between nodes"
@@ -29,6 +30,8 @@ CAPPED_MIX = {"block": 0.1, "control": 0.9}
 SIZES = (1, 10, 30, 100, 300, 1000)
 RATE = 20e6  # bytes a second of the capped link; with its delay 500 KB are under way when it is full
 DELAY_S = 0.025
+Measure = Callable[[], dict[str, float]]
+WAIT = "ms a second without a core"  # of the receiving node
 STEPS = [RATE, 2 * RATE, RATE / 2]
 FAIR = {"HIGH": 0.6, "NORMAL": 0.3, "LOW": 0.1}
 ACK_BYTES = 8  # a frame
@@ -39,38 +42,45 @@ HEADER_BYTES = 66  # Ethernet, IP and TCP with options, a segment
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--seconds", type=float, default=1.5, help="a measurement")
+    parser.add_argument("--only", default="", help="cases that begin so, separated by commas (default: all)")
     parser.add_argument("--port", type=int, default=21_400, help="first of 12 ports")
 
 
 def run(given: argparse.Namespace) -> Iterator[Sample]:
     """Yield a sample a case and repetition."""
+    wanted = tuple(given.only.split(","))
     with tempfile.TemporaryDirectory(prefix="headrace-fusion-") as name:
         images = row_images(Path(name))
-        for table, image in images.items():
-            yield Sample(f"compression, {table}", 0, compression_by_size(image))
+        if "compression".startswith(wanted):
+            for table, image in images.items():
+                yield Sample(f"compression, {table}", 0, compression_by_size(image))
+                yield Sample(f"compression of 8 KiB, {table}", 0, compression_by_method(image))
         blocks = Path(name) / "blocks"
         blocks.write_bytes(images["orders"][: 4 * 1024 * 1024])
         for seed in range(given.first_seed, given.first_seed + given.repetitions):
-            yield from _repetition(Bench(given, blocks, seed), seed)
+            for case, measure in _cases(Bench(given, blocks, seed)):
+                if case.startswith(wanted):
+                    yield Sample(case, seed, measure())
 
 
-def _repetition(bench: Bench, seed: int) -> Iterator[Sample]:
-    yield Sample("three nodes, unbatched", seed, bench.three("unbatched", compress=False))
+def _cases(bench: Bench) -> Iterator[tuple[str, Measure]]:
+    """The cases of a repetition, and how each is measured."""
+    yield "three nodes, unbatched", partial(bench.three, "unbatched", compress=False)
     for size in SIZES:
-        yield Sample(f"three nodes, batch {size}", seed, bench.three(str(size), compress=False))
-    yield Sample("three nodes, model", seed, bench.three("model", compress=False))
-    yield Sample("three nodes, model, LZ4", seed, bench.three("model", compress=True))
-    yield Sample("critical past the queues, no bulk", seed, bench.critical(queued=False, rates=[], mix={}))
+        yield f"three nodes, batch {size}", partial(bench.three, str(size), compress=False)
+    yield "three nodes, model", partial(bench.three, "model", compress=False)
+    yield "three nodes, model, LZ4", partial(bench.three, "model", compress=True)
+    yield "critical past the queues, no bulk", partial(bench.critical, queued=False, rates=[], mix={})
     for queued in (True, False):
         how = "through the queue" if queued else "past the queues"
-        yield Sample(f"critical {how}, full load", seed, bench.critical(queued=queued, rates=[]))
-        yield Sample(f"critical {how}, capped link", seed, bench.critical(queued=queued, rates=[RATE]))
+        yield f"critical {how}, full load", partial(bench.critical, queued=queued, rates=[])
+        yield f"critical {how}, capped link", partial(bench.critical, queued=queued, rates=[RATE])
     for name in ("100", "step", "model"):
-        yield Sample(f"capped link, {name}", seed, bench.capped(name, [RATE]))
-        yield Sample(f"changing link, {name}", seed, bench.capped(name, STEPS))
-    yield Sample("capped link, model, LZ4", seed, bench.capped("model", [RATE], compress=True))
+        yield f"capped link, {name}", partial(bench.capped, name, [RATE])
+        yield f"changing link, {name}", partial(bench.capped, name, STEPS)
+    yield "capped link, model, LZ4", partial(bench.capped, "model", [RATE], compress=True)
     for strict in (True, False):
-        yield Sample(f"priorities, {'strict' if strict else 'shares'}", seed, bench.fairness(strict=strict))
+        yield f"priorities, {'strict' if strict else 'shares'}", partial(bench.fairness, strict=strict)
 
 
 class Bench:
@@ -114,7 +124,8 @@ class Bench:
         """Critical messages, up to 500 a second, under bulk."""
         _, receiver = self._pair(rates, seconds=self.seconds, critical_every_s=0.002, critical_queued=queued, mix=mix)
         # Through the queue they are normal messages like the bulk.
-        return dict(receiver["latency_us"]["NORMAL" if queued else "CRITICAL"])
+        latency: dict[str, float] = receiver["latency_us"]["NORMAL" if queued else "CRITICAL"]
+        return latency | {WAIT: receiver["wait_s"] / receiver["seconds"] * 1000}
 
     def capped(self, controller: str, rates: list[float], *, compress: bool = False) -> dict[str, float]:
         """Utilisation of a capped link; `u0`, `u1`, ... are the recorded steps."""
@@ -285,10 +296,16 @@ def _details(found: Sequence[Sample]) -> str:
     for case in cases:
         cells = [f"{median(values(found, case, metric)):,.4g}" for metric in metrics]
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    lines += ["", "| critical, µs | p50 | p99 | p99.9 | max |", "|---|---|---|---|---|"]
+    lines += ["", f"| critical, µs | p50 | p99 | p99.9 | max | {WAIT} |", "|---|---|---|---|---|---|"]
     for case in dict.fromkeys(sample.case for sample in found if sample.case.startswith("critical")):
-        cells = [f"{median(values(found, case, metric)):,.0f}" for metric in ("p50", "p99", "p999", "max")]
+        columns = [values(found, case, metric) for metric in ("p50", "p99", "p999", "max", WAIT)]
+        cells = [f"{median(column):,.0f}" if column else "" for column in columns]
         lines.append(f"| {case} | {' | '.join(cells)} |")
+    methods = {s.case: s.metrics for s in found if s.case.startswith("compression of")}
+    if methods:
+        names = list(next(iter(methods.values())))
+        lines += ["", "| " + " | ".join(["ratio", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += [f"| {case} | {' | '.join(f'{m[name]:.2f}' for name in names)} |" for case, m in methods.items()]
     lines += ["", "| p99 by priority, ms | high | normal | low |", "|---|---|---|---|"]
     for case in ("priorities, strict", "priorities, shares"):
         cells = [f"{median(values(found, case, f'{name} p99 ms') or [0]):,.0f}" for name in FAIR]
@@ -309,7 +326,7 @@ def charts(runs: Sequence[Run]) -> list[str]:
         chart.lines(name, title, [str(s) for s in SIZES], {"fixed": numbers, "model": [model] * len(SIZES)})
     _step_chart(found)
     sizes = list(next((s.metrics for s in found if s.case == "compression, orders"), {}))
-    images = {s.case.removeprefix("compression, "): s.metrics for s in found if s.case.startswith("compression")}
+    images = {s.case.removeprefix("compression, "): s.metrics for s in found if s.case.startswith("compression, ")}
     ratios_by_size = {table: list(metrics.values()) for table, metrics in images.items()}
     chart.lines("fusion_compression", "LZ4 ratio by block size in bytes", sizes, ratios_by_size)
     chart.bars("fusion_fairness", "Shares of a busy link", ["high", "normal", "low"], {

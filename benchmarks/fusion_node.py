@@ -225,7 +225,7 @@ class Node:
             await asyncio.sleep(0.01)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        began_s, began_cpu_s, began_wait_s = time.monotonic(), time.process_time(), waited_for_core_s()
         end_s = began_s + self.task.seconds
         series: list[list[float]] = []
         recorder = asyncio.create_task(self.record(began_s, series))
@@ -234,6 +234,7 @@ class Node:
             jobs += [self.urge(peer, link, end_s) for peer, link in self.links.items()]
         await (asyncio.gather(*jobs) if jobs else asyncio.sleep(self.task.seconds))
         got_bytes, got_messages = self.got_bytes, self.got_messages
+        wait_s = waited_for_core_s() - began_wait_s
         cpu_s, elapsed_s = time.process_time() - began_cpu_s, time.monotonic() - began_s
         acked = sum(link.acked_bytes for link in self.links.values())
         while any(link.batcher.waiting or link.unacked for link in self.links.values()):  # noqa: ASYNC110 - at the end
@@ -243,7 +244,8 @@ class Node:
         await asyncio.sleep(0.5)
         statistics = [link.batcher.statistics for link in self.links.values()]
         result = {
-            "seconds": elapsed_s, "cpu_s": cpu_s, "got_bytes": got_bytes, "got_messages": got_messages,
+            "seconds": elapsed_s, "cpu_s": cpu_s, "wait_s": wait_s,
+            "got_bytes": got_bytes, "got_messages": got_messages,
             "damaged": self.damaged, "series": series, "segments": segments, "acked_bytes": acked,
             "by_class": self.got_by_class,
             "latency_us": {name: quantiles(found) for name, found in self.latencies.items() if found},
@@ -266,6 +268,14 @@ class Node:
 
 def _lose(peer: str, frame: Frame) -> None:
     raise RuntimeError(f"node {peer} is away; {frame.messages} messages have nowhere to go")
+
+
+def waited_for_core_s() -> float:
+    """How long this thread has had work and no core; see sched-stats in the kernel's documentation. 0: not known."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def quantiles(found: list[float]) -> dict[str, float]:
