@@ -71,6 +71,7 @@ class ReplicationConnection:
         self._streaming = False
         self._status_sent_s = 0.0
         self._heard_s = time.monotonic()
+        self._clock_late_s = 0.0  # the server's clock behind ours, as its last keepalive told
         self.confirmed = 0
         self.received = 0
 
@@ -152,11 +153,17 @@ class ReplicationConnection:
         raise RetriableError(f"{self._where}: the server ended the replication stream")
 
     def _keepalive(self, data: bytes) -> None:
-        end, _, reply = _KEEPALIVE.unpack_from(data, 1)
+        end, sent_us, reply = _KEEPALIVE.unpack_from(data, 1)
         self.received = max(self.received, end)
         self._heard_s = time.monotonic()
+        self._clock_late_s = time.time() - (_PG_EPOCH_S + sent_us / 1e6)
         if reply:
             self.send_status()
+
+    @property
+    def server_time_s(self) -> float:
+        """What the server's clock shows (seconds since 1970), or a little less: commit times are compared with it."""
+        return time.time() - self._clock_late_s
 
     def wait(self, naps: int) -> None:
         """Pause after an empty read: a nap while traffic is near, poll() once it is not."""

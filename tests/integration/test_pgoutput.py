@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -55,6 +56,16 @@ class Decoding:
         batch = self._builder.close("live", self._decoder.end_position, 1)
         assert decode_batch(encode_batch(batch)) == batch, "a batch survives its record"
         return batch
+
+    def clock_late_s(self) -> float:
+        """The server's clock behind ours, as its next keepalive tells."""
+        self._replication.send_status()
+        before = self._replication.received
+        self.conn.execute("SELECT pg_log_standby_snapshot()")
+        while self._replication.received == before:
+            self._replication.pump(self._decoder, 1, MIB)
+            self._replication.wait(1000)
+        return time.time() - self._replication.server_time_s
 
     def _ended(self, builder: BatchBuilder) -> bool:
         return not self._decoder.in_transaction and any(message.prefix == END for message in builder.messages)
@@ -340,3 +351,14 @@ def test_what_was_captured_before_is_passed_over(decoding: Decoding) -> None:
     assert not builder.positions
     assert not builder.messages
     assert not any(section.ops for section in builder.sections.values())
+
+
+def test_commit_times_are_compared_with_the_clock_of_the_server(
+    decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding.begin()
+    true_s = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: true_s() + 3600)
+        assert 3500 < decoding.clock_late_s() < 3700
+    assert -100 < decoding.clock_late_s() < 100

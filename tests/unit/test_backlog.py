@@ -13,7 +13,7 @@ from pipeline.builder import BatchBuilder
     [
         (BACKLOG_AGE_S * 2, 0.0, True),
         (BACKLOG_AGE_S / 2, 0.0, False),  # committed just now: someone waits for it
-        (BACKLOG_AGE_S * 2, BACKLOG_PAUSE_MS, False),  # the last of the backlog, or a clock that is late
+        (BACKLOG_AGE_S * 2, BACKLOG_PAUSE_MS, False),  # the last of the backlog
         (-60.0, 0.0, False),  # the source's clock is ahead
     ],
 )
