@@ -49,7 +49,7 @@ LINGER_BUSY_MS = 100.0  # while the server sends without a pause
 BACKLOG_AGE_S = 1.0
 BACKLOG_PAUSE_MS = 20.0
 # A backlog is read in long runs into full batches, since every read and every record costs about the same however much
-# is in it. Beside naps of 0.2 ms and batches of 100 ms, drains in turn on two busy cores: 22.4 -> 28.9 K transactions/s,
+# is in it. Beside naps of 0.2 ms and batches of 100 ms, drains in turn on busy cores: 22.4 -> 28.9 K transactions/s,
 # capture 10.3 -> 6.3, planner 3.5 -> 2.2, broker 5.5 -> 3.4 µs a transaction (medians of four).
 BACKLOG_LINGER_MS = 250.0
 BACKLOG_NAP_S = 0.003

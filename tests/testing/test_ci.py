@@ -65,7 +65,7 @@ def script(tmp_path: Path) -> Script:
 
 
 def test_containers_come_after_the_other_tests_and_the_engine_is_ended(script: Script) -> None:
-    done = script.run("all")
+    done = script.run()
     assert done.code == 0, done.said
     assert [call.split()[:2] for call in done.calls] == [
         ["make", "test"], ["engine", "running"], ["engine", "start"], ["build", "until="], ["engine", "check"],
@@ -75,8 +75,12 @@ def test_containers_come_after_the_other_tests_and_the_engine_is_ended(script: S
     assert "make test-containers until=set" in done.calls
 
 
+def test_containers_can_be_left_out(script: Script) -> None:
+    assert script.run("tests").calls == ["make test until="]
+
+
 def test_an_engine_that_runs_already_is_left_running(script: Script) -> None:
-    done = script.run("all", RUNNING="0")
+    done = script.run(RUNNING="0")
     assert done.code == 0, done.said
     assert not [call for call in done.calls if call.startswith(("engine start", "engine stop"))]
 
@@ -94,7 +98,7 @@ def test_an_engine_that_runs_already_is_left_running(script: Script) -> None:
 def test_a_machine_without_containers_is_told_and_does_not_fail(
     script: Script, trouble: dict[str, str], reason: str
 ) -> None:
-    done = script.run("all", **trouble)
+    done = script.run(**trouble)
     assert done.code == 0, done.said
     assert f"{SKIPPED}: " in done.said
     assert reason in done.said
@@ -107,14 +111,14 @@ def test_tests_that_run_out_of_time_do_not_fail(script: Script, tmp_path: Path) 
     for share, shorter in shares.items():
         assert f"\n{share}" in path.read_text()
         path.write_text(path.read_text().replace(f"\n{share}", f"\n{shorter}"))
-    done = script.run("all", TESTS="hang", HEADRACE_CI_LIMIT_S="9")
+    done = script.run(TESTS="hang", HEADRACE_CI_LIMIT_S="9")
     assert done.code == 0, done.said
     assert SKIPPED in done.said
 
 
 @pytest.mark.parametrize("failure", [{"CHECKS": "2"}, {"TESTS": "2", "RUNNING": "0"}])
 def test_a_test_that_fails_is_a_failure(script: Script, failure: dict[str, str]) -> None:
-    done = script.run("all", **failure)
+    done = script.run(**failure)
     assert done.code == 2, done.said
     assert SKIPPED not in done.said
 
