@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from psycopg import sql
 
 from pipeline.catalogue import BYTEWISE_TYPES, Catalogue, ForeignKey, TableName, TargetColumn, TargetTable
 
@@ -60,6 +61,12 @@ def read_catalogue(conn: psycopg.Connection) -> Catalogue:
         )
         for oid, name in names.items()
     })  # fmt: skip
+
+
+def table_exists(conn: psycopg.Connection, name: TableName) -> bool:
+    """Whether there is a table of that name."""
+    found = conn.execute("SELECT to_regclass(%s)", [sql.Identifier(*name).as_string(conn)]).fetchone()
+    return found is not None and found[0] is not None
 
 
 def _keys(

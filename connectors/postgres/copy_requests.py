@@ -1,8 +1,9 @@
-"""Tables that an operator wants copied anew, in the ledger.
+"""What an operator wants copied anew, in the ledger: single tables, or the stream as a whole.
 
 A row in `headrace.table_copy` says that what the stream has of the table is superseded until its copy. The target
 transaction that has the copy writes its position there, and the row goes once the watermark has passed that: until
 then a planner that starts again reads changes from before the copy once more. `sent` says that Kafka has the copy.
+A row in `headrace.resync` has the next capture begin a new snapshot of all tables.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import psycopg
 
+from connectors.postgres.catalogue import table_exists
 from connectors.postgres.letters import close_epoch
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError
@@ -24,7 +26,6 @@ CREATE TABLE IF NOT EXISTS headrace.table_copy (
     PRIMARY KEY (stream, schema_name, table_name)
 );
 """
-TABLE = "headrace.table_copy"
 _ONE = "stream = %s AND schema_name = %s AND table_name = %s"
 
 
@@ -40,12 +41,8 @@ def request_copies(conn: psycopg.Connection, stream: str, tables: Sequence[Table
     ).fetchone()  # fmt: skip
     if row is None or row[0] == 0:
         raise ConfigError(f"stream {stream}: its snapshot has not begun yet, and will copy all tables")
+    _allow_emptying(conn, stream, tables)
     with conn.cursor() as cursor:
-        # The operator has said so: these tables may be emptied.
-        cursor.executemany(
-            "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            [(stream, *name) for name in tables],
-        )
         cursor.executemany(
             "INSERT INTO headrace.table_copy VALUES (%s, %s, %s)"
             " ON CONFLICT (stream, schema_name, table_name) DO UPDATE SET sent = false, position = NULL",
@@ -62,8 +59,7 @@ def superseded_tables(conn: psycopg.Connection, stream: str) -> dict[TableName, 
 
 def requested_copies(conn: psycopg.Connection, stream: str) -> list[TableName]:
     """The tables whose copy is neither in Kafka nor applied; none in a ledger that never had any."""
-    there = conn.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
-    if there is None or there[0] is None:
+    if not table_exists(conn, ("headrace", "table_copy")):
         return []
     rows = conn.execute(
         "SELECT schema_name, table_name FROM headrace.table_copy WHERE stream = %s AND NOT sent AND position IS NULL",
@@ -91,3 +87,41 @@ def forget_copies(conn: psycopg.Connection, stream: str, watermark: int) -> None
 def forget_requests(conn: psycopg.Connection, stream: str) -> None:
     """A new snapshot copies all tables."""
     conn.execute("DELETE FROM headrace.table_copy WHERE stream = %s", [stream])
+
+
+def request_resync(conn: psycopg.Connection, stream: str, tables: Sequence[TableName], changes_offset: int) -> int:
+    """Forget progress and dead letters and ask for a new snapshot, in the caller's transaction; see `Ledger`."""
+    conn.execute(
+        "UPDATE headrace.stream SET generation = 0, watermark = 0, watermark_time_us = 0, changes_offset = %s,"
+        " stopped = '' WHERE stream = %s",
+        [changes_offset, stream],
+    )
+    # A planner that was about to start, unseen, may have begun an epoch: nothing of it counts.
+    conn.execute("DELETE FROM headrace.incarnation WHERE stream = %s", [stream])
+    conn.execute("DELETE FROM headrace.applied WHERE stream = %s", [stream])
+    forget_requests(conn, stream)
+    letters = conn.execute("DELETE FROM headrace.parked WHERE stream = %s", [stream]).rowcount
+    _allow_emptying(conn, stream, tables)
+    conn.execute("INSERT INTO headrace.resync VALUES (%s) ON CONFLICT DO NOTHING", [stream])
+    return letters
+
+
+def resync_requested(conn: psycopg.Connection, stream: str) -> bool:
+    """Whether a new snapshot is wanted; not in a ledger that was never asked for one."""
+    if not table_exists(conn, ("headrace", "resync")):
+        return False
+    return conn.execute("SELECT FROM headrace.resync WHERE stream = %s", [stream]).rowcount > 0
+
+
+def clear_resync(conn: psycopg.Connection, stream: str) -> None:
+    """The new snapshot has begun."""
+    conn.execute("DELETE FROM headrace.resync WHERE stream = %s", [stream])
+
+
+def _allow_emptying(conn: psycopg.Connection, stream: str, tables: Sequence[TableName]) -> None:
+    """The operator has said so: whatever rows these tables have, a copy may take their place."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            [(stream, *name) for name in tables],
+        )

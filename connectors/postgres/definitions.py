@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.catalogue import table_exists
 from connectors.postgres.slot import SourceTable
 from connectors.postgres.types import sql_type, type_name
 from pipeline.catalogue import TableName
@@ -160,7 +161,7 @@ def create_missing(conn: psycopg.Connection, tables: Sequence[TableDefinition]) 
 
     Raises ConfigError for a type that can't be created.
     """
-    missing = [table for table in tables if not _exists(conn, table.name)]
+    missing = [table for table in tables if not table_exists(conn, table.name)]
     done: list[str] = []
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace create tables'))")
@@ -183,11 +184,6 @@ def create_missing(conn: psycopg.Connection, tables: Sequence[TableDefinition]) 
                         f"no foreign key of {'.'.join(table.name)} to {'.'.join(reference.parent)}: not replicated"
                     )
     return done
-
-
-def _exists(conn: psycopg.Connection, name: TableName) -> bool:
-    found = conn.execute("SELECT to_regclass(%s)", [sql.Identifier(*name).as_string(conn)]).fetchone()
-    return found is not None and found[0] is not None
 
 
 def _create_schema(conn: psycopg.Connection, name: str) -> None:

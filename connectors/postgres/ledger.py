@@ -12,85 +12,31 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import LiteralString
 
 import psycopg
 
 from connectors.ledger import StreamRow
-from connectors.postgres.catalogue import read_catalogue
-from connectors.postgres.copy_requests import DDL as COPIES_DDL
+from connectors.postgres.catalogue import read_catalogue, table_exists
 from connectors.postgres.copy_requests import (
+    clear_resync,
     forget_copies,
-    forget_requests,
     note_sent,
     request_copies,
+    request_resync,
     requested_copies,
+    resync_requested,
     superseded_tables,
 )  # fmt: skip
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.letters import DDL as LETTERS_DDL
-from connectors.postgres.letters import DISCARDED_DDL
+from connectors.postgres.ledger_tables import drop_from_ledger, make_ledger
 from connectors.postgres.schema import read_shapes
 from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
-from schemas.apply_unit import LANES_MAX
 from schemas.packed import INT64, unpack
 
-_DDL = """
-CREATE SCHEMA IF NOT EXISTS headrace;
-CREATE TABLE IF NOT EXISTS headrace.stream (
-    stream text PRIMARY KEY,
-    epoch bigint NOT NULL,
-    generation bigint NOT NULL,
-    watermark bigint NOT NULL,
-    watermark_time_us bigint NOT NULL,
-    changes_offset bigint NOT NULL,
-    stopped text NOT NULL DEFAULT '',
-    updated_at timestamptz NOT NULL DEFAULT now()
-);
-CREATE TABLE IF NOT EXISTS headrace.lane (
-    stream text NOT NULL REFERENCES headrace.stream ON DELETE CASCADE,
-    lane int NOT NULL,
-    epoch bigint NOT NULL,
-    seq bigint NOT NULL,
-    next_offset bigint NOT NULL,
-    transactions bigint NOT NULL DEFAULT 0,
-    rows bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (stream, lane)
-) WITH (fillfactor = 20);
-CREATE TABLE IF NOT EXISTS headrace.applied (
-    stream text NOT NULL,
-    generation bigint NOT NULL,
-    last_position bigint NOT NULL,
-    lane int NOT NULL,
-    positions bytea NOT NULL,
-    PRIMARY KEY (stream, generation, last_position, lane)
-);
-ALTER TABLE headrace.applied ALTER COLUMN positions SET STORAGE EXTERNAL;
-CREATE TABLE IF NOT EXISTS headrace.snapshot_table (
-    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
-    PRIMARY KEY (stream, schema_name, table_name)
-);
-CREATE TABLE IF NOT EXISTS headrace.relation (
-    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
-    columns text NOT NULL,
-    PRIMARY KEY (stream, schema_name, table_name)
-);
-CREATE TABLE IF NOT EXISTS headrace.refused_change (
-    stream text NOT NULL, schema_name text NOT NULL, table_name text NOT NULL,
-    columns text NOT NULL,
-    epoch bigint NOT NULL,
-    PRIMARY KEY (stream, schema_name, table_name)
-);
-CREATE UNLOGGED TABLE IF NOT EXISTS headrace.incarnation (stream text PRIMARY KEY, epoch bigint NOT NULL);
-"""
-_LATER_DDL = """
-ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS missing_rows bigint NOT NULL DEFAULT 0;
-ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS existing_rows bigint NOT NULL DEFAULT 0;
-CREATE TABLE IF NOT EXISTS headrace.resync (stream text PRIMARY KEY, requested_at timestamptz NOT NULL DEFAULT now());
-"""
-_NEWEST_TABLE = "headrace.discarded"  # where it is, everything is
 _STREAM = (
     "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
     " FROM headrace.stream WHERE stream = %s"
@@ -108,18 +54,7 @@ class PostgresLedger:
     def ensure(self) -> None:
         """Create what is missing. Safe to call from several processes at once."""
         with translated(f"{self._where}: creating schema headrace"), self._conn.transaction():
-            self._conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
-            there = self._conn.execute("SELECT to_regclass(%s)", [_NEWEST_TABLE]).fetchone()
-            if there is None or there[0] is None:
-                self._conn.execute(_DDL + LETTERS_DDL + _LATER_DDL + COPIES_DDL + DISCARDED_DDL)
-            self._conn.execute(
-                "INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
-                [self._stream],
-            )
-            self._conn.execute(
-                "INSERT INTO headrace.lane SELECT %s, n, 0, 0, 0 FROM generate_series(0, %s) n ON CONFLICT DO NOTHING",
-                [self._stream, LANES_MAX - 1],
-            )
+            make_ledger(self._conn, self._stream)
 
     def takeover(self) -> Restart:
         """Raise the epoch; waits for units in flight, whose lane rows are locked by their transactions.
@@ -128,29 +63,38 @@ class PostgresLedger:
         must not use an epoch again that its lost history has used, since units of that time are still there.
         """
         with translated(f"{self._where}: taking over"), self._conn.transaction():
-            row = self._conn.execute(
-                "UPDATE headrace.stream SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint),"
-                " updated_at = now() WHERE stream = %s RETURNING epoch, generation, watermark",
-                [self._stream],
-            ).fetchone()
-            if row is None:
-                raise psycopg.errors.UndefinedObject("the stream has no row in headrace.stream")
-            epoch, generation, watermark = row
-            self._conn.execute("UPDATE headrace.lane SET epoch = %s, seq = 0 WHERE stream = %s", [epoch, self._stream])
-            self._conn.execute(
-                "INSERT INTO headrace.incarnation VALUES (%s, %s) ON CONFLICT (stream) DO UPDATE"
-                " SET epoch = excluded.epoch",
-                [self._stream, epoch],
-            )
+            epoch, generation, watermark = self._raise_epoch()
             applied = self._applied(generation, watermark)
-            parked = self._conn.execute(
-                "SELECT batch FROM headrace.parked WHERE stream = %s AND generation >= %s"
-                " ORDER BY generation, position",
-                [self._stream, generation],
-            ).fetchall()
+            parked = self._parked_since(generation)
             shapes = read_shapes(self._conn, self._stream)
             superseded = superseded_tables(self._conn, self._stream)
-        return Restart(epoch, generation, watermark, applied, [batch for (batch,) in parked], shapes, superseded)
+        return Restart(epoch, generation, watermark, applied, parked, shapes, superseded)
+
+    def _raise_epoch(self) -> tuple[int, int, int]:
+        """Begin the next epoch, on the stream and all its lanes; returns it with generation and watermark."""
+        row = self._conn.execute(
+            "UPDATE headrace.stream SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint),"
+            " updated_at = now() WHERE stream = %s RETURNING epoch, generation, watermark",
+            [self._stream],
+        ).fetchone()
+        if row is None:
+            raise psycopg.errors.UndefinedObject("the stream has no row in headrace.stream")
+        epoch, generation, watermark = row
+        self._conn.execute("UPDATE headrace.lane SET epoch = %s, seq = 0 WHERE stream = %s", [epoch, self._stream])
+        self._conn.execute(
+            "INSERT INTO headrace.incarnation VALUES (%s, %s)"
+            " ON CONFLICT (stream) DO UPDATE SET epoch = excluded.epoch",
+            [self._stream, epoch],
+        )
+        return epoch, generation, watermark
+
+    def _parked_since(self, generation: int) -> list[bytes]:
+        """The dead letters' batches, in order."""
+        rows = self._conn.execute(
+            "SELECT batch FROM headrace.parked WHERE stream = %s AND generation >= %s ORDER BY generation, position",
+            [self._stream, generation],
+        )
+        return [batch for (batch,) in rows]
 
     def _applied(self, generation: int, watermark: int) -> dict[int, frozenset[int]]:
         rows = self._conn.execute(
@@ -202,37 +146,17 @@ class PostgresLedger:
     def request_resync(self, tables: Sequence[tuple[str, str]], changes_offset: int) -> int:
         """Forget progress and letters; see `connectors.ledger.Ledger`."""
         with translated(f"{self._where}: asking for a new snapshot"), self._conn.transaction():
-            self._conn.execute(
-                "UPDATE headrace.stream SET generation = 0, watermark = 0, watermark_time_us = 0, changes_offset = %s,"
-                " stopped = '' WHERE stream = %s",
-                [changes_offset, self._stream],
-            )
-            # A planner that was about to start, unseen, may have begun an epoch: nothing of it counts.
-            self._conn.execute("DELETE FROM headrace.incarnation WHERE stream = %s", [self._stream])
-            self._conn.execute("DELETE FROM headrace.applied WHERE stream = %s", [self._stream])
-            forget_requests(self._conn, self._stream)
-            letters = self._conn.execute("DELETE FROM headrace.parked WHERE stream = %s", [self._stream]).rowcount
-            # The operator has said so: these tables may be emptied.
-            with self._conn.cursor() as cursor:
-                cursor.executemany(
-                    "INSERT INTO headrace.snapshot_table VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                    [(self._stream, *name) for name in tables],
-                )
-            self._conn.execute("INSERT INTO headrace.resync VALUES (%s) ON CONFLICT DO NOTHING", [self._stream])
-        return letters
+            return request_resync(self._conn, self._stream, tables, changes_offset)
 
     def resync_requested(self) -> bool:
         """Whether a new snapshot is wanted."""
         with translated(f"{self._where}: reading"):
-            there = self._conn.execute("SELECT to_regclass('headrace.resync')").fetchone()
-            if there is None or there[0] is None:
-                return False
-            return self._conn.execute("SELECT FROM headrace.resync WHERE stream = %s", [self._stream]).rowcount > 0
+            return resync_requested(self._conn, self._stream)
 
     def clear_resync(self) -> None:
         """Note that it has begun."""
         with translated(f"{self._where}: noting that the snapshot has begun"):
-            self._conn.execute("DELETE FROM headrace.resync WHERE stream = %s", [self._stream])
+            clear_resync(self._conn, self._stream)
 
     def request_copies(self, tables: Sequence[TableName]) -> None:
         """Ask for copies of single tables."""
@@ -256,25 +180,24 @@ class PostgresLedger:
 
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules, in this life of the server."""
-        with translated(f"{self._where}: reading"):
-            row = self._conn.execute(
-                "SELECT epoch FROM headrace.incarnation WHERE stream = %s", [self._stream]
-            ).fetchone()
-        return row is not None and row[0] == epoch
+        return self._incarnation() == epoch
 
     def is_closed(self, epoch: int) -> bool:
         """Whether dead letters have closed `epoch`, and no other has begun."""
+        return self._incarnation() == -epoch
+
+    def _incarnation(self) -> int | None:
+        """The epoch of this life of the server, negative once it is closed; None before there is any."""
         with translated(f"{self._where}: reading"):
             row = self._conn.execute(
                 "SELECT epoch FROM headrace.incarnation WHERE stream = %s", [self._stream]
             ).fetchone()
-        return row is not None and row[0] == -epoch
+        return int(row[0]) if row is not None else None
 
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row, None when there is no ledger or no row."""
         with translated(f"{self._where}: reading"):
-            there = self._conn.execute("SELECT to_regclass('headrace.stream')").fetchone()
-            if there is None or there[0] is None:
+            if not table_exists(self._conn, ("headrace", "stream")):
                 return None
             row = self._conn.execute(_STREAM, [self._stream]).fetchone()
         return StreamRow(*row) if row is not None else None
@@ -289,29 +212,22 @@ class PostgresLedger:
 
     def totals(self) -> tuple[int, int]:
         """Transactions and rows applied since the stream began."""
-        with translated(f"{self._where}: reading totals"):
-            row = self._conn.execute(
-                "SELECT coalesce(sum(transactions), 0)::bigint, coalesce(sum(rows), 0)::bigint"
-                " FROM headrace.lane WHERE stream = %s",
-                [self._stream],
-            ).fetchone()
-        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+        return self._sums("SELECT sum(transactions), sum(rows) FROM headrace.lane WHERE stream = %s")
 
     def anomalies(self) -> tuple[int, int]:
         """Rows missing, and rows there already, since the stream began."""
-        with translated(f"{self._where}: counting rows"):
-            row = self._conn.execute(
-                "SELECT coalesce(sum(missing_rows), 0)::bigint, coalesce(sum(existing_rows), 0)::bigint"
-                " FROM headrace.lane WHERE stream = %s",
-                [self._stream],
-            ).fetchone()
-        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+        return self._sums("SELECT sum(missing_rows), sum(existing_rows) FROM headrace.lane WHERE stream = %s")
+
+    def _sums(self, query: LiteralString) -> tuple[int, int]:
+        """Two sums over the stream's lanes; 0 where it has none."""
+        with translated(f"{self._where}: adding up the lanes"):
+            row = self._conn.execute(query, [self._stream]).fetchone()
+        return (int(row[0] or 0), int(row[1] or 0)) if row is not None else (0, 0)
 
     def parked_count(self) -> int:
         """The number of dead letters; 0 in a ledger that never had any."""
         with translated(f"{self._where}: counting dead letters"):
-            there = self._conn.execute("SELECT to_regclass(%s)", ["headrace.parked"]).fetchone()
-            if there is None or there[0] is None:
+            if not table_exists(self._conn, ("headrace", "parked")):
                 return 0
             row = self._conn.execute(
                 "SELECT count(*) FROM headrace.parked WHERE stream = %s", [self._stream]
@@ -328,19 +244,7 @@ class PostgresLedger:
         if self.stream_row() is None:
             return []
         with translated(f"{self._where}: dropping"), self._conn.transaction():
-            for table in (
-                "applied", "parked", "discarded", "resync", "table_copy", "snapshot_table", "relation",
-                "refused_change", "incarnation", "lane", "stream",
-            ):  # fmt: skip
-                self._conn.execute(
-                    psycopg.sql.SQL("DELETE FROM headrace.{} WHERE stream = %s").format(psycopg.sql.Identifier(table)),
-                    [self._stream],
-                )
-            left = self._conn.execute("SELECT count(*) FROM headrace.stream").fetchone()
-            if left is not None and left[0] == 0:
-                self._conn.execute("DROP SCHEMA headrace CASCADE")
-                return [f"ledger of stream {self._stream} and schema headrace"]
-        return [f"ledger of stream {self._stream}"]
+            return drop_from_ledger(self._conn, self._stream)
 
     def close(self) -> None:
         """Drop the connection."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import psycopg
 
+from connectors.postgres.catalogue import table_exists
 from pipeline.parking import Parked
 from schemas.change_batch_codec import encode_batch
 from schemas.dead_letter import DeadLetter
@@ -83,7 +84,7 @@ def close_epoch(conn: psycopg.Connection, stream: str) -> None:
 
 def read_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:
     """All letters of the stream, in order; none in a target without a ledger."""
-    if not _exists(conn):
+    if not table_exists(conn, ("headrace", "parked")):
         return []
     rows = conn.execute(f"{_SELECT} ORDER BY generation, position", [stream]).fetchall()
     return [DeadLetter(*row) for row in rows]
@@ -91,7 +92,7 @@ def read_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:
 
 def unpublished_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:
     """The next letters that the topic may not have yet."""
-    if not _exists(conn):
+    if not table_exists(conn, ("headrace", "parked")):
         return []
     query = f"{_SELECT} AND NOT published ORDER BY generation, position LIMIT {LETTERS_AT_ONCE_MAX}"
     return [DeadLetter(*row) for row in conn.execute(query.encode(), [stream])]
@@ -104,8 +105,3 @@ def mark_published(conn: psycopg.Connection, letters: Sequence[DeadLetter]) -> N
             "UPDATE headrace.parked SET published = true WHERE stream = %s AND generation = %s AND position = %s",
             [(letter.stream, letter.generation, letter.position) for letter in letters],
         )
-
-
-def _exists(conn: psycopg.Connection) -> bool:
-    row = conn.execute("SELECT to_regclass('headrace.parked')").fetchone()
-    return row is not None and row[0] is not None

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.errors import RefusedError, SchemaChangeError
+from connectors.postgres.catalogue import table_exists
 from connectors.postgres.types import sql_type
 from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
@@ -62,8 +63,8 @@ class SchemaFollower:
 
     def load(self) -> None:
         """Read the ledger; there may be none yet."""
-        there = self._conn.execute("SELECT to_regclass('headrace.relation')").fetchone()
-        self.shapes = read_shapes(self._conn, self._stream) if there is not None and there[0] else Shapes()
+        known = table_exists(self._conn, ("headrace", "relation"))
+        self.shapes = read_shapes(self._conn, self._stream) if known else Shapes()
         self.stale = self.written = False
         self._unknown.clear()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.catalogue import table_exists
 from connectors.postgres.slot import SourceTable
 from pipeline.definitions import SequenceState
 from pipeline.mapping import TableMapping
@@ -63,11 +64,8 @@ def set_sequences(conn: psycopg.Connection, states: Sequence[SequenceState]) -> 
 def _set(conn: psycopg.Connection, state: SequenceState) -> str:
     schema, table = state.table if state.table is not None else ("", "")
     quoted = sql.Identifier(*state.name).as_string(conn)
-    there = _TARGET if state.table is not None else "SELECT to_regclass(%(name)s)::text"
-    if state.table is not None:
-        exists = conn.execute("SELECT to_regclass(%s)", [sql.Identifier(schema, table).as_string(conn)]).fetchone()
-        if exists is None or exists[0] is None:
-            there = "SELECT to_regclass(%(name)s)::text"
+    owned = state.table is not None and table_exists(conn, state.table)
+    there = _TARGET if owned else "SELECT to_regclass(%(name)s)::text"
     row = conn.execute(
         there.encode(), {"schema": schema, "table": table, "column": state.column, "name": quoted}
     ).fetchone()
