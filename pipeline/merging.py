@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.apply_unit import NORMAL, ApplyUnit
-from schemas.change_batch import TRUNCATE, ChangeBatch
+from schemas.change_batch import ChangeBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Damage:
 def stands_alone(queued: QueuedUnit) -> bool:
     """Whether a unit must not be merged: serial, parked, a part of a large transaction, a truncate."""
     batch = queued.batch
-    return queued.unit.mode != NORMAL or not batch.whole or any(TRUNCATE in s.ops for s in batch.sections)
+    return queued.unit.mode != NORMAL or not batch.whole or batch.truncates
 
 
 def transactions_of(group: Sequence[QueuedUnit]) -> int:

@@ -154,6 +154,11 @@ class ChangeBatch:
         """
         return self.kind == "snapshot" and not self.whole
 
+    @property
+    def truncates(self) -> bool:
+        """Whether a table is emptied in it."""
+        return any(TRUNCATE in section.ops for section in self.sections)
+
     def rows(self) -> int:
         """Number of row changes."""
         return sum(len(section.ops) for section in self.sections)

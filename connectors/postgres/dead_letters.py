@@ -78,7 +78,7 @@ class _ReplaySession(ParkingLane):
     def replay(self, wanted: Wanted) -> list[LetterOutcome]:
         """One target transaction: what is replayed, and the end of the epoch."""
         with self._transaction("replaying dead letters"):
-            self._pipeline.run(self._begin)
+            self._pipeline.run(self._writer.begin)
             # Held to the end: no takeover reads the letters meanwhile, and the watermark stands.
             row = self._conn.execute(
                 "SELECT generation, watermark FROM headrace.stream WHERE stream = %s FOR UPDATE", [self._stream]
@@ -90,7 +90,7 @@ class _ReplaySession(ParkingLane):
         return outcomes
 
     def _replay_all(self, wanted: Wanted, watermark: tuple[int, int]) -> Iterable[LetterOutcome]:
-        left = ParkedKeys(self._stream, KeyRules(self._catalogue), bounded=False)
+        left = ParkedKeys(self._stream, KeyRules(self._writer.catalogue), bounded=False)
         for letter in read_letters(self._conn, self._stream):
             batch = decode_batch(letter.batch)
             if letter.generation < watermark[0]:

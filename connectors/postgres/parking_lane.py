@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from connectors.errors import RefusedError, SchemaChangeError
 from connectors.lane import Applied, UnitGroup
 from connectors.postgres.errors import translated
-from connectors.postgres.lane import CHECK, DAMAGED, DEFER, PostgresLane, extent
+from connectors.postgres.lane import DAMAGED, PostgresLane, extent
 from connectors.postgres.letters import close_epoch, insert_letters, mark_published, unpublished_letters
+from connectors.postgres.unit_writer import CHECK, DEFER
 from pipeline.conflicts import KeyRules
 from pipeline.parking import Parked, ParkedKeys, Refusal, parked_behind, settle_in_order
 from schemas.change_batch import ChangeBatch
@@ -33,7 +34,7 @@ class ParkingLane(PostgresLane):
         with self._transaction(f"applying or parking {extent(group)}"):
             if not self._begin_fenced(group, 0):
                 return self._refused(group)
-            keys = ParkedKeys(self._stream, KeyRules(self._catalogue))
+            keys = ParkedKeys(self._stream, KeyRules(self._writer.catalogue))
             parked = settle_in_order(group.batches[0], keys, lambda batch: self._try(batch, group.epoch))
             return self._commit_parked(group, parked, close=bool(parked))
 
@@ -46,24 +47,24 @@ class ParkingLane(PostgresLane):
         try:
             with translated(f"{self._where}: applying position {batch.last_position}", applying=True):
                 if epoch is None:
-                    self._write_in_order([batch])
+                    self._writer.write_in_order([batch])
                 else:
-                    self._write_changed(batch, epoch)
-                if DEFER in self._begin:
+                    self._writer.write_changed([batch], epoch)
+                if DEFER in self._writer.begin:
                     self._pipeline.run([CHECK, DEFER])
         except SchemaChangeError:
             raise  # it stops the stream, and is never parked
         except (RefusedError, SchemaError) as error:
             self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
-            if epoch is not None and self._schema.written:
-                self._read_catalogue()  # DDL of it may have been rolled back
+            if epoch is not None and self._writer.schema.written:
+                self._writer.load()  # DDL of it may have been rolled back
             return Refusal(error.sqlstate if isinstance(error, RefusedError) else DAMAGED, str(error))
         self._conn.execute("RELEASE SAVEPOINT headrace_one")
         return None
 
     def _commit_parked(self, group: UnitGroup, parked: Sequence[Parked], *, close: bool) -> Applied:
         insert_letters(self._conn, self._stream, parked)
-        self._pipeline.run([self._positions(group)])
+        self._pipeline.run([self._ledger.positions(group)])
         if close:
             close_epoch(self._conn, self._stream)
         self._end()

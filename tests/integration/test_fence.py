@@ -221,7 +221,7 @@ def test_a_frozen_session_of_the_same_lane_is_ended(
     ledger: PostgresLedger, lane: PostgresLane, settings: TargetSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch = ledger.takeover().epoch
-    monkeypatch.setattr("connectors.postgres.lane.STUCK_S", 0.0)
+    monkeypatch.setattr("connectors.postgres.lane_session.STUCK_S", 0.0)
     frozen = psycopg.connect(settings.dsn, application_name="headrace fenced lane 0")
     try:
         frozen.execute("INSERT INTO t VALUES (77)")
