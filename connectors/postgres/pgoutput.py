@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-from connectors.postgres.facts import Described, Facts, identify
+from connectors.postgres.facts import Facts
+from connectors.postgres.relation_message import RelationReader
 from connectors.postgres.tuple_data import (
     BINARY,
     NULL,
@@ -26,8 +27,8 @@ from connectors.postgres.tuple_data import (
 from pipeline.builder import BatchBuilder, SectionBuilder
 from pipeline.catalogue import TableName
 from pipeline.errors import StreamStoppedError
-from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping, check_key
-from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, Column, LogicalMessage, Relation
+from pipeline.mapping import ColumnUse, TableMapping
+from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, LogicalMessage, Relation
 
 PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
 log = logging.getLogger(__name__)
@@ -35,17 +36,9 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of a logical message, so that a record ha
 _SHAPES_MAX = 256  # a table, before varying lengths make the cache useless
 _BEGIN = struct.Struct("!qqi")
 _COMMIT = struct.Struct("!Bqqq")
-_INT16 = struct.Struct("!h")
 _INT32 = struct.Struct("!i")
-_UINT32 = struct.Struct("!I")
-_TYPE = struct.Struct("!Ii")  # oid, modifier
 _N, _K, _O = b"NKO"
-_TEXTS = ("text", "varchar", "bpchar", "name")  # types whose binary form is their text
 AS_IT_IS = TableMapping()
-
-
-class TextNeededError(Exception):
-    """A column's binary form is of no use on another server: the stream has to be read as text from here on."""
 
 
 class _Table:
@@ -86,13 +79,12 @@ class PgOutputDecoder:
         self.running: tuple[int, int, int] | None = None
         self.unwanted: set[int] = set()  # their numbers
         self._chooses = chooses
-        self._facts = facts
-        self._binary = binary
         self._mapping = mapping
-        self._types: dict[int, str] = {}
+        self._relations = RelationReader(facts, mapping, binary=binary)
         self._handlers: dict[int, Callable[[bytes], None]] = {
-            ord("B"): self._begin, ord("C"): self._commit, ord("R"): self._relation, ord("Y"): self._type,
-            ord("D"): self._delete, ord("T"): self._truncate, ord("M"): self._message, ord("O"): self._origin,
+            ord("B"): self._begin, ord("C"): self._commit, ord("O"): self._origin,
+            ord("Y"): self._relations.note_type, ord("R"): self._relation,
+            ord("D"): self._delete, ord("T"): self._truncate, ord("M"): self._message,
         }  # fmt: skip
 
     def feed(self, data: bytes) -> None:
@@ -277,57 +269,14 @@ class PgOutputDecoder:
     def _origin(self, data: bytes) -> None:
         """The transaction came to the source from elsewhere; nothing of it is needed here."""
 
-    def _type(self, data: bytes) -> None:
-        oid = _UINT32.unpack_from(data, 26)[0]
-        schema, name, _ = data[30:].split(b"\0", 2)
-        # A domain comes under its base type's name: the catalogue knows better, unless the type is gone.
-        self._types[oid] = f"{schema.decode()}.{name.decode()}" if schema else name.decode()
-
     def _relation(self, data: bytes) -> None:
-        oid = _UINT32.unpack_from(data, 26)[0]
-        raw_schema, raw_table, rest = data[30:].split(b"\0", 2)
-        schema, table = raw_schema.decode() or "pg_catalog", raw_table.decode()
-        identity, count, at = chr(rest[0]), _INT16.unpack_from(rest, 1)[0], 3
-        primary = self._facts.primary_key(schema, table) if identity == "f" else None
-        described: list[Described] = []
-        keys: list[bool] = []
-        for _ in range(count):
-            end = rest.index(b"\0", at + 1)
-            name, (type_oid, modifier) = rest[at + 1 : end].decode(), _TYPE.unpack_from(rest, end + 1)
-            described.append((name, type_oid, modifier))
-            keys.append(name in primary if primary else bool(rest[at] & 1))
-            at = end + 9
-        source = (schema, table)
-        if not self._chooses(source):
-            self.unwanted.add(oid)
-        uses = self._mapping.uses(source, [column for column, _, _ in described])
-        if primary is not None or identity != "f":  # else rows are found by whatever columns travel
-            check_key(source, zip([column for column, _, _ in described], keys, strict=True), self._mapping)
-        columns = [c for c in self._columns(oid, described, keys, uses) if c is not None]
-        relation = Relation(oid, *self._mapping.target_name(source), identity, tuple(columns))
+        announced = self._relations.read(data)
+        relation = announced.relation
+        if not self._chooses(announced.source):
+            self.unwanted.add(relation.oid)
         known = self.tables.get(data[26:30])
-        if known is not None and _same_but_formats(known.relation, relation):
-            return
-        travel = None if set(uses) <= {ColumnUse.KEEP} else uses
-        self.tables[data[26:30]] = _Table(relation, self.builder.section(relation), travel)
-
-    def _columns(
-        self, oid: int, described: list[Described], keys: list[bool], uses: list[ColumnUse]
-    ) -> Iterator[Column | None]:
-        """The columns with what the catalogue adds; None for one that is left out. Raises TextNeededError."""
-        known = identify(described, self._facts.columns(oid))
-        for (name, type_oid, modifier), key, use, more in zip(described, keys, uses, known, strict=True):
-            if use is ColumnUse.LEAVE_OUT:
-                yield None
-                continue
-            kind = self._facts.type_name(type_oid) or self._types.get(type_oid, f"oid {type_oid}")
-            # A hash is one of the value's text, whatever format the stream has.
-            if self._binary and not (self._facts.travels(type_oid) if use is ColumnUse.KEEP else kind in _TEXTS):
-                raise TextNeededError(f"column {name}, {kind}")
-            if use is ColumnUse.HASH:
-                yield Column(name, HASH_TYPE, key, True, number=more[0], unlogged=True)
-            else:
-                yield Column(name, kind, key, True, modifier, *more)
+        if known is None or not _same_but_formats(known.relation, relation):
+            self.tables[data[26:30]] = _Table(relation, self.builder.section(relation), announced.uses)
 
 
 def _same_but_formats(one: Relation, other: Relation) -> bool:

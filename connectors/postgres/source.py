@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator
 
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.facts import SourceFacts
-from connectors.postgres.pgoutput import PgOutputDecoder, TextNeededError
+from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.relation_message import TextNeededError
 from connectors.postgres.replication import ReplicationConnection
 from connectors.postgres.slot import (
     SourceTable,
