@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import signal
+import sys
+from types import FrameType
 
 from benchmarks import store
 from benchmarks.machine import library_versions, machine_line
@@ -18,6 +21,7 @@ from benchmarks.store import Option, Run, Sample
 
 def main() -> None:
     """Run what the command line names."""
+    signal.signal(signal.SIGTERM, _unwind)
     given = _parser().parse_args()
     if given.name is None:
         for name, benchmark in BENCHMARKS.items():
@@ -25,6 +29,11 @@ def main() -> None:
     elif given.name != "report":
         _run(given.name, BENCHMARKS[given.name], given)
     write_report()
+
+
+def _unwind(signum: int, _: FrameType | None) -> None:
+    """End as an error does: what a benchmark has started is stopped on the way out."""
+    sys.exit(128 + signum)
 
 
 def _parser() -> argparse.ArgumentParser:

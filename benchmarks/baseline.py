@@ -105,31 +105,27 @@ def _apply(ours: Headrace) -> dict[str, float]:
     return drained.metrics()
 
 
+_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bench rowwise'"
+
+
 class Rowwise(Contestant):
     """`benchmarks.rowwise` on another target."""
 
     def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog, topic: str) -> None:
         super().__init__(bench, load, name, sync, backlog)
         self._topic = topic
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker = bench.roles(bench.directory / f"{name}.toml")
 
     def drain(self) -> dict[str, float]:
         """Apply the topic, verify, stop."""
-        dsn = self.bench.target.dsn(self.name)
-        arguments = [self.bench.kafka.bootstrap_servers, self._topic, dsn, self.sync]
-        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.rowwise", *arguments])
-        try:
-            drained = self._time(self._applied, None)
-        finally:
-            self._process.kill()
-            self._process.wait()
+        self._worker.launch("rowwise", _rowwise(self, self._topic))
+        drained = self._time(self._applied, self._worker)
+        self._worker.stop()
         self.check()
         self.bench.sql(self.bench.target, f"DROP DATABASE {self.name} WITH (FORCE)")
         return drained.metrics()
 
     def _applied(self) -> int:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError("benchmarks.rowwise has ended")
         try:
             return int(
                 str(self.bench.sql(self.bench.target, "SELECT transactions FROM bench_progress", self.name)[0][0])
@@ -139,37 +135,27 @@ class Rowwise(Contestant):
 
     def backends(self) -> dict[str, list[int]]:
         """Process ids by role."""
-        lane = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bench rowwise'"
-        pid = self._process.pid if self._process is not None else 0
-        return {"apply": [pid], "target": self._pids(lane, on_source=False)}
+        pids = [process.pid for process in self._worker.processes.values()]
+        return {"apply": pids, "target": self._pids(_BACKEND, on_source=False)}
 
 
 class RowwisePipeline(Headrace):
     """Headrace's capture, and `benchmarks.rowwise` in place of planner and lanes."""
 
-    def __init__(self, bench: Servers, load: Load, name: str, sync: str, backlog: Backlog) -> None:
-        super().__init__(bench, load, name, sync, backlog)
-        self._process: subprocess.Popen[bytes] | None = None
-
     def start(self) -> None:
         """Start both; the changes topic is there once the capture has run."""
         self.roles.start("capture")
-        arguments = [self.bench.kafka.bootstrap_servers, f"bench_{self.name}.changes"]
-        target = [self.bench.target.dsn(self.name), self.sync]
-        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.rowwise", *arguments, *target])
-
-    def stop(self) -> None:
-        """Stop both."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self.roles.stop()
+        self.roles.launch("rowwise", _rowwise(self, f"bench_{self.name}.changes"))
 
     def backends(self) -> dict[str, list[int]]:
-        """Process ids by role."""
-        lane = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bench rowwise'"
-        pid = self._process.pid if self._process is not None else 0
-        return {"apply": [pid], "target": self._pids(lane, on_source=False)}
+        """Process ids by role, the capture's left out."""
+        return {"apply": [self.roles.processes["rowwise"].pid], "target": self._pids(_BACKEND, on_source=False)}
+
+
+def _rowwise(contestant: Contestant, topic: str) -> list[str]:
+    """The command that applies `topic` to the contestant's target."""
+    target = [contestant.bench.target.dsn(contestant.name), contestant.sync]
+    return [sys.executable, "-m", "benchmarks.rowwise", contestant.bench.kafka.bootstrap_servers, topic, *target]
 
 
 # -- the section of RESULTS.md ---------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Headrace(Contestant):
             target=target_dsn or bench.target.dsn(name), lanes=lanes, sync=sync, pattern=load.pattern,
             role="origin" if load.enforced else "replica", merge=merge, window=window,
         ))  # fmt: skip
-        self.roles = Roles(config, {})
+        self.roles = bench.roles(config)
         self.roles.start("capture")
         slot = f"SELECT FROM pg_replication_slots WHERE slot_name = 'headrace_{name}' AND active"
         wait_for("slot", lambda: bool(bench.sql(bench.source, slot)), self.roles, 60)

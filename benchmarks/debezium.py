@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.contestants import Backlog, Contestant, Drained
 from benchmarks.loads import Load
-from benchmarks.servers import Roles, Servers
+from benchmarks.servers import Servers
 from headrace.embedded.jars import cache_dir, ensure_jars, read_lock
 
 LOCK_PATH = Path(__file__).with_name("debezium-jars.lock")
@@ -92,7 +92,7 @@ class Debezium(Contestant):
         admin = AdminClient({"bootstrap.servers": bench.kafka.bootstrap_servers})
         for future in admin.create_topics(topics).values():
             future.result()
-        self._worker = Roles(bench.directory / f"{name}.toml", {})
+        self._worker = bench.roles(bench.directory / f"{name}.toml")
 
     def drain(self) -> Drained:
         """Drain the backlog, verify, stop."""

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -25,16 +25,24 @@ SOURCE = {
 }
 TARGET = {"max_wal_size": "8GB", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
 POLL_S = 0.02
+STOP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Running servers and a working directory."""
+    """Running servers and a working directory. `ends` holds what is to end before the servers do."""
 
     kafka: EmbeddedKafka
     source: EmbeddedPostgres
     target: EmbeddedPostgres
     directory: Path
+    ends: ExitStack = field(default_factory=ExitStack)
+
+    def roles(self, config: Path) -> Roles:
+        """Processes of a configuration. They end before the servers do, however a benchmark ends."""
+        roles = Roles(config)
+        self.ends.callback(roles.stop)
+        return roles
 
     def sql(self, server: EmbeddedPostgres, query: str, dbname: str = "postgres") -> list[tuple[object, ...]]:
         """Run a query on a server; return its rows."""
@@ -71,7 +79,7 @@ def servers(
         target = stack.enter_context(
             EmbeddedPostgres(directory / "target", settings={**TARGET, **(target_settings or {})})
         )
-        yield Servers(kafka, source, target, directory)
+        yield Servers(kafka, source, target, directory, stack.enter_context(ExitStack()))
 
 
 @dataclass(slots=True)
@@ -79,7 +87,7 @@ class Roles:
     """Headrace's processes by role."""
 
     config: Path
-    processes: dict[str, subprocess.Popen[bytes]]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *roles: str) -> None:
         """Start roles; their output goes to a file beside the configuration."""
@@ -88,16 +96,19 @@ class Roles:
 
     def launch(self, role: str, command: Sequence[str]) -> None:
         """Start any program as `role`."""
-        log = self.config.with_suffix(f".{role}.log").open("ab")
-        self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
+        with self.config.with_suffix(f".{role}.log").open("ab") as log:
+            self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop(self) -> None:
-        """Stop all roles."""
+        """Stop all roles. Raises RuntimeError when one had to be killed, since it did not end by itself."""
         for process in self.processes.values():
             process.terminate()
-        for process in self.processes.values():
-            process.wait(30)
+        deadline_s = time.monotonic() + STOP_S
+        stuck = [role for role, process in self.processes.items() if not _ended(process, deadline_s)]
+        logs = self.tails() if stuck else ""
         self.processes.clear()
+        if stuck:
+            raise RuntimeError(f"{', '.join(stuck)} did not stop within {STOP_S:.0f} s:\n{logs}")
 
     def tails(self) -> str:
         """The last lines of every role's log."""
@@ -109,6 +120,17 @@ class Roles:
         for role, process in self.processes.items():
             if process.poll() is not None:
                 raise RuntimeError(f"{role} ended with {process.returncode}:\n{self.tails()}")
+
+
+def _ended(process: subprocess.Popen[bytes], deadline_s: float) -> bool:
+    """Whether the process ends by itself until then; it is killed if not."""
+    try:
+        process.wait(max(0.0, deadline_s - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
 
 
 def wait_for(what: str, ready: Callable[[], bool], roles: Roles | None = None, timeout_s: float = 300) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
 from benchmarks import chart, report, store
 from benchmarks.registry import BENCHMARKS
 from benchmarks.scheduling import WORKLOADS
+from benchmarks.servers import Servers
 from benchmarks.store import Run, Sample, ratios, spread, values
 from benchmarks.targets import TARGETS
+from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 
 
 @pytest.fixture
@@ -68,3 +73,19 @@ def test_scheduling_measures_each_workload_against_each_rival(folder: Path) -> N
     assert all(text.count(f"| {name}, ") >= 2 for name in WORKLOADS)
     assert all(sample.metrics.get("speed-up", 1) > 0 for sample in found)
     assert folder.exists()
+
+
+def fail_with(processes: dict[str, Popen[bytes]], directory: Path) -> None:
+    kafka, postgres = EmbeddedKafka(directory / "kafka"), EmbeddedPostgres(directory / "postgres")
+    with ExitStack() as stack:
+        roles = Servers(kafka, postgres, postgres, directory, stack).roles(directory / "bench.toml")
+        roles.launch("capture", [sys.executable, "-c", "import time; time.sleep(600)"])
+        processes.update(roles.processes)
+        raise RuntimeError("the load fails")
+
+
+def test_a_failing_benchmark_leaves_no_process(tmp_path: Path) -> None:
+    processes: dict[str, Popen[bytes]] = {}
+    with pytest.raises(RuntimeError, match="the load fails"):
+        fail_with(processes, tmp_path)
+    assert processes["capture"].poll() is not None
