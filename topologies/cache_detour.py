@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import threading
 from collections.abc import Callable
 
+from confluent_kafka import Consumer, Producer
 from confluent_kafka import Message as Record
-from confluent_kafka import Producer
 
+from pipeline.errors import RetriableError
 from pipeline.fusion.batcher import Frame
 from pipeline.fusion.frame import FrameError, Header, decode_frame
 from pipeline.fusion.messages import Message
@@ -22,6 +24,7 @@ from topologies.peer_wire import proof
 from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS
 
+log = logging.getLogger(__name__)
 POLL_S = 0.2
 JOIN_S = 2.0
 CHANNEL = "kafka"
@@ -65,7 +68,9 @@ class Detour:
             self._on_refused(peer, FrameError("producer_full", "a frame was dropped: the Kafka producer is full"))
 
     def _follow(self, loop: asyncio.AbstractEventLoop, on_frame: OnFrame) -> None:
-        consumer = read_from_end(self._settings, self._topic, list(range(KEYED_PARTITIONS)))
+        consumer = self._open()
+        if consumer is None:
+            return
         try:
             while not self._stopping.is_set():
                 for record in consumer.consume(1, timeout=POLL_S) + consumer.consume(100, timeout=0):
@@ -73,6 +78,15 @@ class Detour:
                         loop.call_soon_threadsafe(self._take, record, on_frame)
         finally:
             consumer.close()
+
+    def _open(self) -> Consumer | None:
+        """A consumer at the topic's present end, as soon as the broker tells it; None when the node stops before."""
+        while not self._stopping.is_set():
+            try:
+                return read_from_end(self._settings, self._topic, list(range(KEYED_PARTITIONS)))
+            except RetriableError as error:
+                log.warning("the way round through Kafka is not open yet: %s", error)
+        return None
 
     def _take(self, record: Record, on_frame: OnFrame) -> None:
         headers, value = dict(record.headers() or ()), record.value() or b""

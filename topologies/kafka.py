@@ -6,9 +6,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import RetriableError
@@ -137,10 +138,23 @@ def take(consumer: Consumer, count: int, timeout_s: float) -> list[Message]:
 
 
 def read_from_end(settings: Settings, topic: str, partitions: list[int]) -> Consumer:
-    """A consumer of the given partitions, outside any group, that sees only what comes from now on."""
-    consumer = make_consumer(settings, settings.group("watch"), from_end=True)
-    consumer.assign([TopicPartition(topic, partition, OFFSET_END) for partition in partitions])
+    """A consumer of the given partitions, outside any group, that sees all that comes from now on, and no more.
+
+    Raises RetriableError when the broker does not answer.
+    """
+    consumer = make_consumer(settings, settings.group("watch"))
+    try:
+        consumer.assign([_end_of(consumer, TopicPartition(topic, partition)) for partition in partitions])
+    except RetriableError:
+        consumer.close()
+        raise
     return consumer
+
+
+def _end_of(consumer: Consumer, where: TopicPartition) -> TopicPartition:
+    """The end that a partition has now: OFFSET_END is the one that it has when the first fetch comes."""
+    ends = until_answered(partial(consumer.get_watermark_offsets, where, timeout=TIMEOUT_S), f"topic {where.topic}")
+    return TopicPartition(where.topic, where.partition, ends[1])
 
 
 def raise_if_fatal(error: KafkaError) -> None:

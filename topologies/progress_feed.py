@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message
 
-from topologies.kafka import TIMEOUT_S, make_consumer, raise_if_fatal, take, until_answered
+from topologies.kafka import raise_if_fatal, read_from_end, take
 from topologies.settings import Settings
 
 RECORDS_MAX = 100  # handed over at once
@@ -29,7 +28,7 @@ async def follow_progress(
     Calls `ready` once it is known where "now" is: what begins afterwards is not missed. Raises RetriableError when the
     client can't go on.
     """
-    consumer = await asyncio.to_thread(_open, settings, partitions)
+    consumer = await asyncio.to_thread(read_from_end, settings, settings.topic("progress"), partitions)
     ready()
     polling: asyncio.Future[list[Message]] | None = None
     try:
@@ -43,18 +42,6 @@ async def follow_progress(
         if polling is not None:  # a thread that is not cancelled with this task may be in the consumer
             await asyncio.wait([polling])
         consumer.close()
-
-
-def _open(settings: Settings, partitions: list[int]) -> Consumer:
-    """At the ends that the partitions have now, not at those that they have when the first fetch comes."""
-    topic, consumer = settings.topic("progress"), make_consumer(settings, settings.group("watch"))
-    starts = []
-    for partition in partitions:
-        where = TopicPartition(topic, partition)
-        _, end = until_answered(partial(consumer.get_watermark_offsets, where, timeout=TIMEOUT_S), f"topic {topic}")
-        starts.append(TopicPartition(topic, partition, end))
-    consumer.assign(starts)
-    return consumer
 
 
 def _take(consumer: Consumer) -> list[Message]:
