@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 
+from headrace.child import ends_itself
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 
 SOURCE = {
@@ -104,7 +105,9 @@ class Roles:
         for process in self.processes.values():
             process.terminate()
         deadline_s = time.monotonic() + STOP_S
-        stuck = [role for role, process in self.processes.items() if not _ended(process, deadline_s)]
+        stuck = [
+            role for role, process in self.processes.items() if not ends_itself(process, deadline_s - time.monotonic())
+        ]
         logs = self.tails() if stuck else ""
         self.processes.clear()
         if stuck:
@@ -120,17 +123,6 @@ class Roles:
         for role, process in self.processes.items():
             if process.poll() is not None:
                 raise RuntimeError(f"{role} ended with {process.returncode}:\n{self.tails()}")
-
-
-def _ended(process: subprocess.Popen[bytes], deadline_s: float) -> bool:
-    """Whether the process ends by itself until then; it is killed if not."""
-    try:
-        process.wait(max(0.0, deadline_s - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return False
-    return True
 
 
 def wait_for(what: str, ready: Callable[[], bool], roles: Roles | None = None, timeout_s: float = 300) -> None:

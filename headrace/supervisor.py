@@ -17,6 +17,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.child import ends_itself
 from headrace.configuration import read_settings
 from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TEMPFAIL, setup_logging
 from headrace.embedded import EmbeddedKafka, embedded_kafka
@@ -143,12 +144,8 @@ class Supervisor:
             process.send_signal(signal.SIGTERM)
         end_s = time.monotonic() + STOP_S
         for process in running:
-            try:
-                process.wait(max(0.0, end_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("process %d did not stop in %.0f s; killing it", process.pid, STOP_S)
-                process.kill()
-                process.wait()
+            if not ends_itself(process, end_s - time.monotonic()):
+                log.warning("process %d did not stop in %.0f s and was killed", process.pid, STOP_S)
         for child in self._children:
             if child.reader is not None:
                 child.reader.join(1.0)

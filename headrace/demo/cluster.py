@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.child import ends_itself
 from headrace.console import ENV_SUPERVISOR
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 from pipeline.errors import HeadraceError
@@ -125,9 +126,5 @@ class Pipeline:
         """Stop it with its roles."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            ends_itself(self._process, STOP_S)
         self._reader.join(2.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from headrace.child import ends_itself
 from headrace.console import ENV_SUPERVISOR
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
 from headrace.testing.config import toml_text
@@ -97,8 +98,4 @@ class EmbeddedPipeline:
     def stop(self) -> None:
         """End it as an operator would; one that does not end is killed."""
         self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        ends_itself(self._process, STOP_S)
