@@ -58,7 +58,7 @@ class PostgresSourceAdmin:
             return str(_value(conn, _DATABASE))
 
     def release(self) -> str:
-        """The major version."""
+        """The major version: a type keeps its binary form within it."""
         with self._connect() as conn:
             return _release(conn)
 
@@ -133,7 +133,7 @@ class PostgresSourceAdmin:
         return [self._settings.mapping.target_name(name) for name in names]
 
     def current_position(self) -> int:
-        """The newest flushed LSN."""
+        """The newest flushed LSN; what is committed and not flushed yet lies above it."""
         with self._connect() as conn, translated(f"stream {self._stream}: reading the WAL position"):
             return parse_lsn(str(_value(conn, "SELECT pg_current_wal_flush_lsn()::text")))
 
@@ -144,7 +144,7 @@ class PostgresSourceAdmin:
         return [*removed, *self.drop_slot()]
 
     def drop_slot(self) -> list[str]:
-        """Drop the slot."""
+        """Drop the slot; a capture that is connected to it is cut off first."""
         with self._connect() as conn, translated(f"stream {self._stream}: dropping its slot"):
             dropped = drop_slot(conn, slot_name(self._stream))
         return [f"replication slot {slot_name(self._stream)}"] if dropped else []
@@ -175,7 +175,7 @@ class PostgresTargetAdmin:
             return str(_value(conn, _DATABASE))
 
     def release(self) -> str:
-        """The major version."""
+        """The major version: a type keeps its binary form within it."""
         with connect(self._settings.dsn, f"headrace {self._stream} check") as conn:
             return _release(conn)
 

@@ -31,7 +31,7 @@ class LaneLedger:
         self._where = where
 
     def lane_row(self) -> LaneRow:
-        """Read the lane's row."""
+        """Read the lane's row: epoch and seq of what it has applied, and where its units go on."""
         with translated(f"{self._where}: reading the ledger"):
             row = self._conn.execute(
                 "SELECT epoch, seq, next_offset FROM headrace.lane WHERE stream = %s AND lane = %s",
@@ -50,7 +50,7 @@ class LaneLedger:
         return dict(rows)
 
     def stream_row(self) -> StreamRow:
-        """Read the stream's row."""
+        """Read the stream's row: watermark, and why the stream is stopped if it is."""
         with translated(f"{self._where}: reading the ledger"):
             row = self._conn.execute(
                 "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"

@@ -154,7 +154,7 @@ class PostgresLedger:
             return resync_requested(self._conn, self._stream)
 
     def clear_resync(self) -> None:
-        """Note that it has begun."""
+        """Note that the wanted snapshot has begun, so that it is wanted no more."""
         with translated(f"{self._where}: noting that the snapshot has begun"):
             clear_resync(self._conn, self._stream)
 
@@ -203,7 +203,7 @@ class PostgresLedger:
         return StreamRow(*row) if row is not None else None
 
     def lane_rows(self) -> dict[int, LaneRow]:
-        """Read the lane rows."""
+        """Read the stream's lane rows, by lane."""
         with translated(f"{self._where}: reading lanes"):
             rows = self._conn.execute(
                 "SELECT lane, epoch, seq, next_offset FROM headrace.lane WHERE stream = %s", [self._stream]

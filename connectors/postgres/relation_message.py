@@ -57,7 +57,7 @@ class RelationReader:
         self._types: dict[int, str] = {}
 
     def note_type(self, data: bytes) -> None:
-        """Take a Type message."""
+        """Take a Type message: the name of a type that is not built in, sent before the tables that use it."""
         oid = _UINT32.unpack_from(data, _OID_AT)[0]
         schema, name, _ = data[_OID_AT + 4 :].split(b"\0", 2)
         # A domain comes under its base type's name: the catalogue knows better, unless the type is gone.

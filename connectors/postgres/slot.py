@@ -36,7 +36,7 @@ _LOCK_TIMEOUT = "1s"
 
 
 def slot_name(stream: str) -> str:
-    """Name of a stream's slot."""
+    """The stream's replication slot, one a server, so streams of one source need names of their own."""
     return f"headrace_{stream}"
 
 

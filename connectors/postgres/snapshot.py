@@ -76,7 +76,7 @@ class TableRows:
 def table_rows_of(
     conn: psycopg.Connection, table: SourceTable, local: LocalColumns, mapping: TableMapping
 ) -> TableRows:
-    """How a table is copied."""
+    """The table with the columns that travel, as the source's catalogue has them now."""
     rows = conn.execute(
         "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
         "       t.typsend <> 0, a.atttypmod, a.attnum, a.attrelid"

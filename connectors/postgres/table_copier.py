@@ -46,7 +46,7 @@ class TableCopier:
         self.place: int | None = None  # the copy goes before the first transaction at or beyond it
 
     def want(self, tables: Collection[TableName]) -> None:
-        """Copy these tables."""
+        """Note that these tables, by their names on the target, are to be copied; `begin_if_due` begins."""
         self._wanted |= set(tables)
 
     def begin_if_due(self, now_s: float) -> None:

@@ -108,17 +108,17 @@ class Rows:
 
 
 class NoSide:
-    """A table that is not there."""
+    """A table that is not there, compared as one without rows."""
 
     def __init__(self, name: TableName) -> None:
         self.name = name
 
     def buckets(self) -> dict[int, tuple[int, int]]:
-        """None."""
+        """No rows, hence no buckets."""
         return {}
 
     def hashes(self, bucket: int) -> Counter[int]:  # noqa: ARG002 - see `Side`
-        """None."""
+        """No rows, hence no hashes."""
         return Counter()
 
 
