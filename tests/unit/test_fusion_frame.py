@@ -16,6 +16,7 @@ from pipeline.fusion.frame import (
     Header,
     decode_frame,
     decode_header,
+    decode_rest,
     encode_frame,
 )
 from pipeline.fusion.messages import Kind, Message, Priority
@@ -73,6 +74,14 @@ def test_a_bad_frame_is_refused_under_its_name(frame: bytes, reason: str) -> Non
     with pytest.raises(FrameError) as refused:
         decode_frame(frame)
     assert refused.value.reason == reason
+
+
+def test_a_frame_is_checked_before_its_first_message() -> None:
+    frame = changed(TABLE_AT + ENTRY_BYTES + 3, b"\x91")  # the second message is of no known kind
+    with pytest.raises(FrameError, match="unknown kind"):
+        decode_rest(decode_header(frame), frame[HEADER_BYTES:])
+    first = next(decode_rest(decode_header(GOOD), GOOD[HEADER_BYTES:]))
+    assert bytes(first.body) == b"ask"
 
 
 def test_the_header_alone_tells_how_much_to_read() -> None:
