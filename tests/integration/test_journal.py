@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from connectors.postgres.values import decode_row, encode_key
 from headrace.embedded import EmbeddedKafka, EmbeddedPostgres
+from pipeline.cache.records import block_of
+from pipeline.cache.store import BlockStore
+from pipeline.cache.stream_cache import StreamCache
+from pipeline.cache.view import TargetView
 from pipeline.directory.block import BlockId
 from schemas.change_batch import Column
 from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
 from tests.conftest import fresh_database
 from tests.support.rig import Rig
 from topologies.cache_journal import journal_records, read_blocks
+from topologies.cache_members import Members
 from topologies.kafka import make_admin
 from topologies.topics import ensure_topics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
+ROOT = Path(__file__).parents[2]
 COLUMNS = (Column("id", "int8", key=True, binary=True), Column("note", "text", key=False, binary=True))
 VERSIONS = 60
 # Segments roll at once and are cleaned whenever they can be.
@@ -132,6 +142,35 @@ def test_blocks_of_tables_that_are_cached_no_more_become_tombstones(rig: Rig) ->
         write(rig, "fusion-updates", [(name(each), encode_fusion_block(each))])
     rig.until(lambda: not {name(gone).encode(), (name(kept) + "0").encode()} & newest_keys(rig), "they are gone")
     assert name(kept).encode() in newest_keys(rig)
+
+
+def test_a_program_of_somebody_else_writes_blocks(rig: Rig) -> None:
+    arguments = {
+        "servers": rig.settings.kafka.bootstrap_servers, "stream": rig.stream, "generation": 7, "position": 500,
+        "prefix": rig.settings.kafka.topic_prefix, "buckets": 16, "schema": ROOT / "schemas" / "fusion_block.avsc",
+    }  # fmt: skip
+    options = [f"--{name}={value}" for name, value in arguments.items()]
+    rows = {n: f"{n}.50" for n in range(1, 9)}
+    program = str(ROOT / "examples" / "external_blocks.py")
+    command = [sys.executable, program, *options, *(f"{n}={rows[n]}" for n in rows)]
+    subprocess.run(command, check=True, timeout=50)
+
+    def kept() -> list[FusionBlock]:
+        return [found for found in newest(rig).values() if found.table == "price"]
+
+    rig.until(lambda: sum(found.rows for found in kept()) == len(rows), "the journal has the rows")
+    cache = StreamCache(rig.stream, lambda _: True, 16, "a", Members("a"), BlockStore(1 << 20), 7, 500)
+    assert cache.warm(map(block_of, kept())) == len(kept())
+    cache.see(TargetView(7, 500, frozenset()))
+    relation = cache.relations["public", "price"]
+    for number, amount in rows.items():
+        answer = cache.read(relation, encode_key([str(number)], relation, no_server))
+        assert answer is not None
+        assert decode_row(relation, answer.row or b"") == {"id": number, "amount": amount}
+
+
+def no_server(column: Column, text: str) -> bytes:
+    raise AssertionError(f"a server is needed to tell the bytes of {column.name} {text}")
 
 
 def newest_keys(rig: Rig) -> set[bytes]:
