@@ -165,6 +165,8 @@ class Transfers:
             self.routes.answered(asked.block, asked.route, peer, asked.epoch, latency_us)
         else:
             self.routes.failed(asked.block, Outcome.BUSY)
+            if found is Fetched.ABSENT:
+                self.holders.forget(asked.block, peer)  # else a master asks it again at each miss
         if not asked.answer.done():
             asked.answer.set_result(found)
 

@@ -23,6 +23,15 @@ class Holders:
         if len(self._nodes) > BLOCKS_MAX:
             del self._nodes[next(iter(self._nodes))]
 
+    def forget(self, block: BlockId, node: str) -> None:
+        """`node` was asked and does not have the block any more."""
+        before = self._nodes.get(block, ())
+        left = tuple(other for other in before if other != node)
+        if left:
+            self._nodes[block] = left
+        elif before:
+            del self._nodes[block]
+
     def of(self, block: BlockId, among: Collection[str], but: str) -> tuple[str, ...]:
         """The holders among those nodes, without `but`."""
         return tuple(node for node in self._nodes.get(block, ()) if node in among and node != but)

@@ -84,6 +84,18 @@ def test_the_newest_holders_are_named_first() -> None:
     assert holders.of(BLOCK, "abcd", "") == ()
 
 
+def test_who_does_not_have_it_any_more_is_not_named() -> None:
+    holders = Holders()
+    for node in "ab":
+        holders.note(BLOCK, node)
+    holders.forget(BLOCK, "c")
+    holders.forget(BLOCK, "b")
+    assert holders.of(BLOCK, "abc", "") == ("a",)
+    holders.forget(BLOCK, "a")
+    holders.forget(BLOCK, "a")
+    assert holders.of(BLOCK, "abc", "") == ()
+
+
 def test_what_is_remembered_is_bounded() -> None:
     routes = Routes("a")
     for bucket in range(ROUTES_MAX + 10):

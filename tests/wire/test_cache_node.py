@@ -10,13 +10,17 @@ import pytest
 
 from connectors.rows import RowRead
 from pipeline.cache.blocks import Block
+from pipeline.cache.protocol import decode_request, encode_answer
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView
+from pipeline.directory.block import BlockId
+from pipeline.fusion.messages import Kind, Message, Priority
 from schemas.change_batch import Relation
 from schemas.rows import pack_fields
 from tests.properties.model import fields, table
 from topologies.cache_follower import StreamFollower
 from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader, connect_rows
+from topologies.cache_transfers import Fetched, Transfers
 from topologies.settings_file import load_settings
 
 ITEM = table("item", [("id", "int8"), ("n", "int8")], ("id",)).relation
@@ -109,3 +113,33 @@ def test_a_cache_that_fell_behind_the_position_does_not_answer(tmp_path: Path) -
     assert read(tmp_path, 50, behind=True, watermark=100) == RowAnswer(50, {"row": b"old"}, "cache")
     with pytest.raises(NotYetError, match="the target is at 50, behind 100"):
         read(tmp_path, 100, behind=True, watermark=50)
+
+
+def test_a_master_asks_a_holder_that_has_lost_the_block_once(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text(CONFIG)
+    settings = load_settings(path)
+    node, stream = CacheNode(settings), settings.streams[0]
+    follower = StreamFollower(
+        settings, stream, node.members, node.store, node.lock, lambda: connect_rows(stream), node.producer, print
+    )
+    follower.cache = StreamCache("s", follower.wanted, 8, "local", node.members, node.store, 1, 100)
+    node.readers["s"] = StreamReader(stream, follower)
+    node.members.see({"b"})
+    block = next(found for n in range(8) if node.members.owner(found := BlockId("s", *ITEM.name, n)).node == "local")
+    asked: list[str] = []
+
+    async def run() -> None:
+        def send(peer: str, message: Message) -> bool:
+            asked.append(peer)
+            answer = encode_answer(decode_request(message.body).number, b"")
+            loop.call_soon(transfers.take, peer, Message(Kind.ABSENT, Priority.NORMAL, answer))
+            return True
+
+        loop, transfers = asyncio.get_running_loop(), Transfers(node, send)
+        transfers.holders.note(block, "b")
+        assert await transfers.fetch(block) is Fetched.ABSENT
+        await transfers.fetch(block)
+
+    asyncio.run(run())
+    assert asked == ["b"]
