@@ -9,10 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from headrace.directory_view import read_picture
+from pipeline.directory.block import BlockId
 from pipeline.errors import HeadraceError
 from tests.support.fixtures import MakeRig
 from tests.support.nodes import Nodes
 from tests.support.rig import ROLES, Rig
+from topologies.decision_log import read_to_end
+from topologies.topics import KEYED_PARTITIONS
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -117,6 +121,41 @@ def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     assert sum(map(taken, counts.values())) > 20, counts
     assert counts["b"]["streams"][rig.stream]["warmed_blocks"] > 0, counts["b"]
     assert not any(status["refused"].get("damaged_block") for status in counts.values()), counts
+
+
+@pytest.mark.long
+def test_a_master_is_killed_and_each_of_its_blocks_has_one_master_an_epoch(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DIRECTORY__ENABLED", "true")
+    rig = make_rig(stream={"cache": ["public.item"]})
+    nodes = Nodes(rig, ["a", "b", "c"], buckets=64)
+    rig.both(TABLE)
+    rig.source(f"INSERT INTO item SELECT n, 0, repeat(md5(n::text), 10) FROM generate_series(1, {ROWS}) n")
+    rig.start(*ROLES, "affinity", "cache-a", "cache-b", "cache-c")
+    nodes.wait_until_there("a", "b", "c")
+    rig.until(lambda: members(rig) == {"a", "b", "c"}, "the directory has all nodes")
+    load = Load(rig, nodes, ("a", "b", "c"))
+    load.start()
+    load.wait_for(60, "a", "b", "c")
+    rig.kill("cache-b", again=False)
+    rig.until(lambda: members(rig) == {"a", "c"}, "the directory has the others")
+    load.wait_for(60, "a", "c")
+    load.stop()
+    assert not load.stale, load.stale[:5]
+    picture = read_picture(rig.settings)
+    blocks = [BlockId(rig.stream, "public", "item", bucket) for bucket in range(64)]
+    assert {picture.directory.owner(block).node for block in blocks} == {"a", "c"}
+    epochs: dict[int, list[int]] = {}
+    for partition, record in read_to_end(rig.settings, range(KEYED_PARTITIONS)):
+        epochs.setdefault(partition, []).append(record.epoch)
+    assert all(found == sorted(set(found)) for found in epochs.values()), "an epoch was given twice"
+
+
+def members(rig: Rig) -> frozenset[str]:
+    """The nodes that every partition of the directory has."""
+    directory = read_picture(rig.settings).directory
+    return frozenset.intersection(*(directory.partition_members(n).nodes for n in range(KEYED_PARTITIONS)))
 
 
 def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_rig: MakeRig) -> None:
