@@ -69,6 +69,13 @@ def table_exists(conn: psycopg.Connection, name: TableName) -> bool:
     return found is not None and found[0] is not None
 
 
+def column_types(conn: psycopg.Connection, table: TableName) -> dict[str, str]:
+    """The table's columns with their types as they are now."""
+    oid = sql.Identifier(*table).as_string(conn)
+    rows = conn.execute(_COLUMNS.replace("ANY (%s)", "to_regclass(%s)"), [oid])
+    return {name: kind for _, _, name, kind, *_ in rows}
+
+
 def _keys(
     conn: psycopg.Connection, oids: list[int], numbers: dict[tuple[int, int], str]
 ) -> tuple[dict[int, tuple[str, ...]], dict[int, list[tuple[str, ...]]], set[int]]:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.catalogue import column_types
 from connectors.postgres.mapping import TableMap, map_table
 from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.types import type_name
 from pipeline.catalogue import Catalogue, TableName
+from pipeline.errors import RetriableError
 from pipeline.netchange import NetTable
 from schemas.change_batch import Relation
 
@@ -33,6 +35,7 @@ class _Statements:
         self.keys = [n for n, column in enumerate(mapped.relation.columns) if column.key]
         self.everything = list(range(len(mapped.relation.columns)))
         self.updates: dict[bytes, sql.Composed] = {}
+        self.types: list[int] | None = None  # of the target's columns, as a query describes them
         self.row_stage = f"headrace_rows_{number}"
         self.key_stage = f"headrace_keys_{number}"
 
@@ -48,6 +51,10 @@ class _Statements:
     def copy_direct(self) -> sql.Composed:
         names = _names(self.mapped, self.everything)
         return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(self.mapped.target, names)
+
+    def look(self) -> sql.Composed:
+        """A query of no rows. Its description has the columns' types, which its lock keeps until the end."""
+        return sql.SQL("SELECT {} FROM {} LIMIT 0").format(_names(self.mapped, self.everything), self.mapped.rows)
 
     def delete(self) -> sql.Composed:
         return sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(
@@ -211,10 +218,25 @@ class SetWriter:
     def _insert(self, table: NetTable) -> None:
         statements = self._for(table.relation)
         if statements.mapped.direct:
+            self._require_types(statements)
             self._copy(statements.copy_direct(), table.inserts)
             return
         self._fill(statements, statements.row_stage, statements.everything, table.inserts)
         self._run(statements.insert())
+
+    def _require_types(self, statements: _Statements) -> None:
+        """Raise RetriableError where the target's columns have other types than were read: COPY would take the bytes
+        of an `int4` for a `float4`. A lane that begins again reads them anew."""
+        described = self._conn.execute(statements.look()).description or []
+        types = [column.type_code for column in described]
+        if statements.types is None:
+            table = statements.mapped.table
+            now = column_types(self._conn, table.name)
+            if all(now.get(column.name) == column.type for column in table.columns):
+                statements.types = types
+        if statements.types != types:
+            name = ".".join(statements.mapped.table.name)
+            raise RetriableError(f"the columns of {name} have changed on the target; reading its catalogue again")
 
     def _fill(self, statements: _Statements, stage: str, columns: list[int], rows: Sequence[bytes]) -> None:
         if stage not in self._made:

@@ -100,6 +100,11 @@ class DirectStream:
         """Write and apply."""
         self.apply(self.write(*transactions), serial=serial)
 
+    def new_lane(self) -> None:
+        """Begin again with a lane that knows nothing, as the apply stage does after a fault that may pass."""
+        self.lane.close()
+        self.lane = PostgresLane(self.stream, 0, self.target)
+
     def differing(self, tables: Sequence[str]) -> list[TableCheck]:
         """The tables (patterns) that differ between the sides."""
         chosen = replace(self.source, tables=tuple(tables))

@@ -1,0 +1,33 @@
+"""Somebody changes the target's tables while a stream runs into them."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.settings import SourceSettings, TargetSettings
+from pipeline.errors import RetriableError
+from tests.support.direct import DirectStream, on_both
+
+pytestmark = pytest.mark.integration
+MANY = "INSERT INTO t SELECT n, n, n, 'on' FROM generate_series({0}, {0} + 499) n"
+
+
+@pytest.mark.parametrize("wrote_before", [True, False])
+def test_a_type_that_changes_on_the_target_is_read_again(source_db: str, target_db: str, wrote_before: bool) -> None:
+    """An int4 and a float4 have four bytes, so rows copied by bytes would be others, and nothing would refuse them."""
+    tables = "CREATE DOMAIN flag AS bool; CREATE TABLE t (id int PRIMARY KEY, v int, w int8, f flag)"
+    on_both([source_db, target_db], tables)
+    with DirectStream(SourceSettings(source_db, ("public.*",)), TargetSettings(target_db)) as stream:
+        stream.replicate(MANY.format(1))
+        stream.new_lane()  # it has read the catalogue, and knows of the table
+        if wrote_before:
+            stream.replicate(MANY.format(501))
+        batch = stream.write(MANY.format(2001))
+        stream.there.execute("ALTER TABLE t ALTER v TYPE real, ALTER w TYPE timestamp USING NULL")
+        with pytest.raises(RetriableError, match=r"columns of public\.t have changed on the target"):
+            stream.apply(batch)
+        stream.there.execute("ALTER TABLE t ALTER w TYPE numeric USING id")
+        stream.new_lane()
+        stream.apply(batch)
+        assert stream.rows("SELECT v, w FROM t WHERE id = 2002") == [(2002.0, 2002)]
+        assert not stream.differing(["public.*"])
