@@ -25,6 +25,10 @@ _TRIGGERS = """
 SELECT coalesce(string_agg(tgname, ', ' ORDER BY tgname), '') FROM pg_trigger
  WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled = ANY (%s)
 """
+_INDEXED = """
+SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                WHERE i.indrelid = %s::regclass AND i.indpred IS NULL AND a.attname = ANY (%s))
+"""
 _FIRING = {"replica": ["A", "R"], "origin": ["A", "O"]}  # pg_trigger.tgenabled by session_replication_role
 
 
@@ -68,6 +72,10 @@ def _check_table(
         yield Finding(True, subject, f"row-level security holds for {user}", f"ALTER ROLE {user} BYPASSRLS")
     for misfit in misfits(table, found, adds=settings.schema_changes != "stop"):
         yield Finding(misfit.blocker, subject, misfit.text, misfit.remedy)
+    key = next((list(unique.columns) for unique in table.uniques if unique.primary), [])
+    if key and not _value(conn, _INDEXED, [quoted, key]):
+        yield Finding(False, subject, f"no index on the source's key ({', '.join(key)}): each UPDATE and DELETE reads "
+                      "the whole table", f"ALTER TABLE {quoted} ADD PRIMARY KEY ({', '.join(key)})")  # fmt: skip
     triggers = _value(conn, _TRIGGERS, [quoted, _FIRING[settings.session_replication_role]])
     if triggers:
         yield Finding(False, subject, f"triggers fire on replicated rows: {triggers}",

@@ -83,6 +83,7 @@ CREATE TABLE lacks (id int PRIMARY KEY, a text); CREATE TABLE computed (id int P
 CREATE TABLE narrow (id int PRIMARY KEY, a numeric, b timestamptz, c varchar(9), d int);
 CREATE TABLE needy (id int PRIMARY KEY); CREATE TABLE lost (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id) STORED);
 CREATE TABLE full_ (id int PRIMARY KEY); CREATE TABLE fires (id int PRIMARY KEY);
+CREATE TABLE slow (a int, id int, PRIMARY KEY (a, id)); CREATE TABLE quick (LIKE slow INCLUDING ALL);
 """
 MISFITS_THERE = """
 CREATE SCHEMA own; SET search_path TO own;
@@ -92,6 +93,7 @@ CREATE TABLE narrow (id bigint PRIMARY KEY, a numeric(8,2), b date, c text, d nu
 CREATE TABLE needy (id int PRIMARY KEY, x int NOT NULL, y int NOT NULL DEFAULT 1, z int);
 CREATE TABLE lost (id int PRIMARY KEY, g int); CREATE TABLE full_ (id int PRIMARY KEY); INSERT INTO full_ VALUES (1);
 CREATE TABLE fires (id int PRIMARY KEY);
+CREATE TABLE slow (a int, id int); CREATE TABLE quick (LIKE slow); CREATE INDEX ON quick (id);
 CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER quiet AFTER INSERT ON fires FOR EACH ROW EXECUTE FUNCTION f();
 CREATE TRIGGER loud AFTER INSERT ON fires FOR EACH ROW EXECUTE FUNCTION f();
@@ -114,6 +116,7 @@ def test_check_names_tables_that_do_not_fit(source_db: str, target_db: str) -> N
         ("narrow", "column a is numeric(8,2), nume", False),
         ("narrow", "column b is date, timestamptz ", False),
         ("needy", "column x is NOT NULL without a", True),
+        ("slow", "no index on the source's key (", False),
     ]
     assert "replicated rows: loud" in next(text for table, text, _ in told if table == "fires")
     running = PostgresTargetAdmin("s", TargetSettings(target_db, schema_changes="additive")).check(tables, fresh=False)
