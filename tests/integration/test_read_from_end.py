@@ -13,7 +13,7 @@ from tests.support.topics import write_topic
 from topologies.kafka import make_admin, read_from_end, take
 from topologies.topics import ensure_topics
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
 
 
