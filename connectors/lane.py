@@ -47,6 +47,9 @@ class Applied:
 class LaneTarget(Protocol):
     """One lane's connection to the target. Used by one thread; keeps no state that matters."""
 
+    def closed_by(self, epoch: int) -> str | None:
+        """What closed `epoch`, as `Ledger.closed_by`."""
+
     def lane_row(self) -> LaneRow:
         """Read the lane's ledger row. Raises RetriableError."""
 

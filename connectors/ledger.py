@@ -9,6 +9,7 @@ from typing import Protocol
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
+from pipeline.table_copies import TableCopy
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Ledger(Protocol):
     def requested_copies(self) -> list[TableName]:
         """The tables whose copy is wanted, and is not in Kafka yet."""
 
+    def table_copies(self) -> list[TableCopy]:
+        """The copies of single tables that the watermark has not passed, in the order of their requests."""
+
     def copies_sent(self, tables: Sequence[TableName]) -> None:
         """Note that Kafka has the copies of these tables."""
 
@@ -68,8 +72,8 @@ class Ledger(Protocol):
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules: no other planner took over, no crash of the target lost commits of it."""
 
-    def is_closed(self, epoch: int) -> bool:
-        """Whether `epoch` was closed by dead letters: nothing of it is lost, and nothing more is admitted."""
+    def closed_by(self, epoch: int) -> str | None:
+        """What closed `epoch`: nothing of it is lost, and nothing more is admitted. None when it was not closed."""
 
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row; None before the stream was ever started."""

@@ -11,6 +11,7 @@ from headrace.recent import newest_batch, newest_lag, recent_progress, recent_re
 from headrace.streams import open_ledger, position_text, source_admin
 from pipeline.fence import LaneRow
 from pipeline.lag import Histogram
+from pipeline.table_copies import TableCopy
 from schemas.change_batch import ChangeBatch
 from schemas.lag import Lag, LagWindow
 from schemas.progress import Progress
@@ -43,6 +44,20 @@ class RoleStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TableCopyStatus:
+    """A table that is copied anew (`headrace resync --table`), as the target calls it, and how far that has come.
+
+    `state`: "requested" (the capture has not sent all of it), "in Kafka", "applied" (the target has it, at
+    `position`; the watermark has not passed that yet). Until it is applied the table's changes are left out.
+    """
+
+    table: str
+    state: str
+    position: int | None
+    position_text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStatus:
     """One stream. Positions are the connector's numbers; lags in seconds over the last minute, None: no commit.
 
@@ -72,6 +87,7 @@ class StreamStatus:
     lanes: tuple[LaneStatus, ...]
     roles: tuple[RoleStatus, ...]
     dead_letters: int
+    table_copies: tuple[TableCopyStatus, ...]
     missing_rows: int
     existing_rows: int
     left_out: tuple[str, ...]
@@ -86,6 +102,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         lanes = ledger.lane_rows() if row is not None else {}
         transactions, rows = ledger.totals() if row is not None else (0, 0)
         dead_letters = ledger.parked_count()
+        wanted = ledger.table_copies()
         missing_rows, existing_rows = ledger.anomalies() if row is not None else (0, 0)
     progress = recent_progress(settings, number)
     lag, summary = _lag(progress), newest_lag(settings, stream.name)
@@ -93,6 +110,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
     source = admin.current_position()
     left_out = tuple(".".join(name) for name in admin.left_out())
     generation, watermark = (row.generation, row.watermark) if row is not None else (0, 0)
+    copies = tuple(_copy(stream, generation, copy) for copy in wanted)
     return StreamStatus(
         stream.name, _state(row, newest_batch(settings, number), progress),
         source, position_text(stream, 0, source), generation, watermark,
@@ -100,8 +118,13 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         transactions, rows, sum(p.transactions for p in progress),
         lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
         _lanes(lanes, progress), _roles(recent_reports(settings, number)),
-        dead_letters, missing_rows, existing_rows, left_out, _last_error(row, progress),
+        dead_letters, copies, missing_rows, existing_rows, left_out, _last_error(row, progress),
     )  # fmt: skip
+
+
+def _copy(stream: StreamConfig, generation: int, copy: TableCopy) -> TableCopyStatus:
+    where = "" if copy.position is None else position_text(stream, generation, copy.position)
+    return TableCopyStatus(".".join(copy.table), copy.state, copy.position, where)
 
 
 def _level(lag: Lag | None) -> tuple[str, str, float | None, tuple[LagWindow, ...]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.status import StreamStatus
+from headrace.status import StreamStatus, TableCopyStatus
 from pipeline.lag import STAGES
 from pipeline.lag_windows import WINDOWS_S
 from schemas.lag import LagWindow
@@ -53,10 +53,16 @@ def _lines(status: StreamStatus) -> dict[str, str]:
         "controllers": "\n".join(_controls(status)) or "-",
         "buffers": "\n".join(_buffers(status)) or "-",
         "dead letters": str(status.dead_letters),
+        "tables copied anew": "\n".join(map(_copy, status.table_copies)) or "-",
         "rows missing / there already": f"{status.missing_rows:,} / {status.existing_rows:,}",
         "tables not replicated": escape("\n".join(status.left_out)) or "-",
         "last error": escape(status.last_error) or "-",
     }
+
+
+def _copy(copy: TableCopyStatus) -> str:
+    where = f" at {copy.position_text} ({copy.position})" if copy.position is not None else ""
+    return f"{escape(copy.table)}: {copy.state}{where}"
 
 
 def _lags(status: StreamStatus) -> tuple[float | None, ...]:

@@ -8,10 +8,29 @@ target's rows may be what is wrong, and would refuse it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.catalogue import TableName
 from schemas.change_batch import ChangeBatch, Section
+
+
+@dataclass(frozen=True, slots=True)
+class TableCopy:
+    """A copy that was asked for, of a table as the target calls it, and how far it has come.
+
+    `position` is the copy's place in the stream once the target has it; the watermark has not passed it yet.
+    """
+
+    table: TableName
+    sent: bool  # Kafka has all parts of it
+    position: int | None
+
+    @property
+    def state(self) -> str:
+        """One word or two for an operator."""
+        if self.position is not None:
+            return "applied"
+        return "in Kafka" if self.sent else "requested"
 
 
 class SupersededTables:

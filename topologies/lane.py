@@ -377,7 +377,8 @@ class LaneWorker(threading.Thread):
             return self._apply_rest(group)
         text = f"units before seq {group[0].unit.seq} are missing"
         if fenced is Fenced.UNCHANGED:
-            text = "the epoch is closed: dead letters have changed, or the target was restarted and lost commits"
+            why = self._target.call(lambda target: target.closed_by(last.unit.epoch))
+            text = f"the epoch is closed: {why or 'the target was restarted, and may have lost commits'}"
         if fenced is Fenced.AHEAD:
             text = f"the ledger is at epoch {self._row.epoch}: the target went back in time (restored from a backup?)"
             log.warning("lane %s: %s; waiting for a planner to take over", self.name, text)

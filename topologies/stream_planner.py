@@ -174,6 +174,8 @@ class StreamPlanner:
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
             self._undelivered = error.str()
+            return
+        hit("plan.after_send")
 
     async def follow(self, value: bytes) -> None:
         """Take one progress record. Never raises: errors stop the stream, and the application if it is the last."""
@@ -239,9 +241,10 @@ class StreamPlanner:
             return
         if not await self._with_ledger(lambda ledger: ledger.is_current(planner.epoch)):
             if planner is self._planner:
-                if not await self._with_ledger(lambda ledger: ledger.is_closed(planner.epoch)):
+                why = await self._with_ledger(lambda ledger: ledger.closed_by(planner.epoch))
+                if why is None:
                     raise self._superseded(planner)
-                await self._plan_again(Failure(0, "", "dead letters have changed", poison=False), planner)
+                await self._plan_again(Failure(0, "", why, poison=False), planner)
             return
         rows = await self._with_ledger(lambda ledger: ledger.lane_rows())
         for lane, row in rows.items():

@@ -16,6 +16,7 @@ from connectors.postgres.catalogue import table_exists
 from connectors.postgres.letters import close_epoch
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError
+from pipeline.table_copies import TableCopy
 
 DDL = """
 CREATE TABLE IF NOT EXISTS headrace.table_copy (
@@ -48,7 +49,7 @@ def request_copies(conn: psycopg.Connection, stream: str, tables: Sequence[Table
             " ON CONFLICT (stream, schema_name, table_name) DO UPDATE SET sent = false, position = NULL",
             [(stream, *name) for name in tables],
         )
-    close_epoch(conn, stream)
+    close_epoch(conn, stream, f"tables are to be copied anew: {', '.join(map('.'.join, tables))}")
 
 
 def superseded_tables(conn: psycopg.Connection, stream: str) -> dict[TableName, int | None]:
@@ -59,13 +60,19 @@ def superseded_tables(conn: psycopg.Connection, stream: str) -> dict[TableName, 
 
 def requested_copies(conn: psycopg.Connection, stream: str) -> list[TableName]:
     """The tables whose copy is neither in Kafka nor applied; none in a ledger that never had any."""
+    return [copy.table for copy in table_copies(conn, stream) if not copy.sent and copy.position is None]
+
+
+def table_copies(conn: psycopg.Connection, stream: str) -> list[TableCopy]:
+    """All copies that are not done with, in the order of their requests; none in a ledger that never had any."""
     if not table_exists(conn, ("headrace", "table_copy")):
         return []
     rows = conn.execute(
-        "SELECT schema_name, table_name FROM headrace.table_copy WHERE stream = %s AND NOT sent AND position IS NULL",
+        "SELECT schema_name, table_name, sent, position FROM headrace.table_copy WHERE stream = %s"
+        " ORDER BY requested_at, schema_name, table_name",
         [stream],
     )
-    return [(schema, table) for schema, table in rows]
+    return [TableCopy((schema, table), sent, position) for schema, table, sent, position in rows]
 
 
 def note_sent(conn: psycopg.Connection, stream: str, tables: Sequence[TableName]) -> None:

@@ -68,7 +68,7 @@ class PostgresDeadLetters:
                 _delete(conn, letter)
                 note_discarded(conn, letter)
             if chosen:
-                close_epoch(conn, self._stream)
+                close_epoch(conn, self._stream, "dead letters were discarded")
         return [LetterOutcome(letter, settled=True, text="discarded") for letter in chosen]
 
 
@@ -85,7 +85,7 @@ class _ReplaySession(ParkingLane):
             ).fetchone()
             outcomes = list(self._replay_all(wanted, (row[0], row[1]) if row is not None else (0, 0)))
             if any(outcome.settled for outcome in outcomes):
-                close_epoch(self._conn, self._stream)
+                close_epoch(self._conn, self._stream, "dead letters were replayed")
             self._conn.execute("COMMIT")
         return outcomes
 

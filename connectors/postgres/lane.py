@@ -48,6 +48,10 @@ class PostgresLane:
         """Read the lane's row."""
         return self._ledger.lane_row()
 
+    def closed_by(self, epoch: int) -> str | None:
+        """What closed `epoch`."""
+        return self._ledger.closed_by(epoch)
+
     def lane_seqs(self, epoch: int) -> dict[int, int]:
         """Read the applied seq of all lanes in `epoch`."""
         return self._ledger.lane_seqs(epoch)

@@ -7,6 +7,7 @@ import psycopg
 from connectors.lane import UnitGroup
 from connectors.ledger import StreamRow
 from connectors.postgres.errors import translated
+from connectors.postgres.letters import closed_by
 from connectors.postgres.pipelined import Statement
 from connectors.postgres.tolerant import Anomalies
 from pipeline.errors import RetriableError
@@ -40,6 +41,11 @@ class LaneLedger:
         if row is None:
             raise RetriableError(f"{self._where}: the ledger has no row for this lane yet; has the planner started?")
         return LaneRow(*row)
+
+    def closed_by(self, epoch: int) -> str | None:
+        """What closed `epoch`, unless another has begun."""
+        with translated(f"{self._where}: reading the ledger"):
+            return closed_by(self._conn, self._stream, epoch)
 
     def lane_seqs(self, epoch: int) -> dict[int, int]:
         """Read the applied seq of all lanes in `epoch`."""

@@ -27,14 +27,17 @@ from connectors.postgres.copy_requests import (
     requested_copies,
     resync_requested,
     superseded_tables,
+    table_copies,
 )  # fmt: skip
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.ledger_tables import drop_from_ledger, make_ledger
+from connectors.postgres.letters import closed_by
 from connectors.postgres.schema import read_shapes
 from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
 from pipeline.planner import Restart
+from pipeline.table_copies import TableCopy
 from schemas.packed import INT64, unpack
 
 _STREAM = (
@@ -83,7 +86,7 @@ class PostgresLedger:
         self._conn.execute("UPDATE headrace.lane SET epoch = %s, seq = 0 WHERE stream = %s", [epoch, self._stream])
         self._conn.execute(
             "INSERT INTO headrace.incarnation VALUES (%s, %s)"
-            " ON CONFLICT (stream) DO UPDATE SET epoch = excluded.epoch",
+            " ON CONFLICT (stream) DO UPDATE SET epoch = excluded.epoch, closed_by = excluded.closed_by",
             [self._stream, epoch],
         )
         return epoch, generation, watermark
@@ -168,6 +171,11 @@ class PostgresLedger:
         with translated(f"{self._where}: reading"):
             return requested_copies(self._conn, self._stream)
 
+    def table_copies(self) -> list[TableCopy]:
+        """The copies of single tables that are not done with."""
+        with translated(f"{self._where}: reading"):
+            return table_copies(self._conn, self._stream)
+
     def copies_sent(self, tables: Sequence[TableName]) -> None:
         """Note that Kafka has the copies."""
         with translated(f"{self._where}: noting what is copied"):
@@ -180,19 +188,16 @@ class PostgresLedger:
 
     def is_current(self, epoch: int) -> bool:
         """Whether `epoch` still rules, in this life of the server."""
-        return self._incarnation() == epoch
-
-    def is_closed(self, epoch: int) -> bool:
-        """Whether dead letters have closed `epoch`, and no other has begun."""
-        return self._incarnation() == -epoch
-
-    def _incarnation(self) -> int | None:
-        """The epoch of this life of the server, negative once it is closed; None before there is any."""
         with translated(f"{self._where}: reading"):
             row = self._conn.execute(
                 "SELECT epoch FROM headrace.incarnation WHERE stream = %s", [self._stream]
             ).fetchone()
-        return int(row[0]) if row is not None else None
+        return row is not None and row[0] == epoch
+
+    def closed_by(self, epoch: int) -> str | None:
+        """What has closed `epoch`, unless another has begun."""
+        with translated(f"{self._where}: reading"):
+            return closed_by(self._conn, self._stream, epoch)
 
     def stream_row(self) -> StreamRow | None:
         """Read the stream's row, None when there is no ledger or no row."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.catalogue import table_exists
 from connectors.postgres.copy_requests import DDL as COPIES_DDL
 from connectors.postgres.letters import DDL as LETTERS_DDL
 from connectors.postgres.letters import DISCARDED_DDL
@@ -63,8 +62,10 @@ _LATER_DDL = """
 ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS missing_rows bigint NOT NULL DEFAULT 0;
 ALTER TABLE headrace.lane ADD COLUMN IF NOT EXISTS existing_rows bigint NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS headrace.resync (stream text PRIMARY KEY, requested_at timestamptz NOT NULL DEFAULT now());
+ALTER TABLE headrace.incarnation ADD COLUMN IF NOT EXISTS closed_by text NOT NULL DEFAULT '';
 """
-_NEWEST_TABLE = ("headrace", "discarded")  # where it is, everything is
+# What was added last: where it is, everything is.
+_NEWEST = "SELECT FROM pg_attribute WHERE attrelid = to_regclass('headrace.incarnation') AND attname = 'closed_by'"
 # Those with rows of a stream; its own row goes last, since its lanes refer to it.
 _OF_A_STREAM = (
     "applied", "parked", "discarded", "resync", "table_copy", "snapshot_table", "relation", "refused_change",
@@ -78,8 +79,8 @@ def make_ledger(conn: psycopg.Connection, stream: str) -> None:
     Safe to call from several processes at once: a lock held to the end of the transaction keeps them apart.
     """
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('headrace ledger'))")
-    if not table_exists(conn, _NEWEST_TABLE):
-        conn.execute(_DDL + LETTERS_DDL + _LATER_DDL + COPIES_DDL + DISCARDED_DDL)
+    if conn.execute(_NEWEST).fetchone() is None:
+        conn.execute(_DDL + LETTERS_DDL + COPIES_DDL + DISCARDED_DDL + _LATER_DDL)
     conn.execute("INSERT INTO headrace.stream VALUES (%s, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING", [stream])
     conn.execute(
         "INSERT INTO headrace.lane SELECT %s, n, 0, 0, 0 FROM generate_series(0, %s) n ON CONFLICT DO NOTHING",

@@ -53,7 +53,8 @@ _SELECT = (
     " FROM headrace.parked WHERE stream = %s"
 )
 # `abs` of it is still the epoch: what was applied in a closed epoch is there, and the watermark may pass it.
-_CLOSE = "UPDATE headrace.incarnation SET epoch = -epoch WHERE stream = %s AND epoch > 0"
+_CLOSE = "UPDATE headrace.incarnation SET epoch = -epoch, closed_by = %s WHERE stream = %s AND epoch > 0"
+_CLOSED_BY = "SELECT closed_by FROM headrace.incarnation WHERE stream = %s AND epoch = -%s"
 
 
 def insert_letters(conn: psycopg.Connection, stream: str, parked: Sequence[Parked]) -> None:
@@ -74,12 +75,18 @@ def note_discarded(conn: psycopg.Connection, letter: DeadLetter) -> None:
     conn.execute(_DISCARD, [letter.stream, letter.generation, letter.position])
 
 
-def close_epoch(conn: psycopg.Connection, stream: str) -> None:
-    """Admit nothing more in the present epoch: units planned in it don't know what is parked now.
+def close_epoch(conn: psycopg.Connection, stream: str, why: str) -> None:
+    """Admit nothing more in the present epoch: units planned in it don't know what the caller has changed.
 
-    Inside the caller's transaction. The next takeover begins another epoch.
+    Inside the caller's transaction. The next takeover begins another epoch. `why` is for the logs of the roles.
     """
-    conn.execute(_CLOSE, [stream])
+    conn.execute(_CLOSE, [why, stream])
+
+
+def closed_by(conn: psycopg.Connection, stream: str, epoch: int) -> str | None:
+    """What closed `epoch`; None when it rules, when another has begun, or when a crash of the target ended it."""
+    row = conn.execute(_CLOSED_BY, [stream, epoch]).fetchone()
+    return str(row[0]) if row is not None else None
 
 
 def read_letters(conn: psycopg.Connection, stream: str) -> list[DeadLetter]:

@@ -66,7 +66,7 @@ class ParkingLane(PostgresLane):
         insert_letters(self._conn, self._stream, parked)
         self._pipeline.run([self._ledger.positions(group)])
         if close:
-            close_epoch(self._conn, self._stream)
+            close_epoch(self._conn, self._stream, "transactions were parked")
         self._end()
         return Applied(closed=close)
 

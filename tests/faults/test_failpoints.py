@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from connectors.failpoints import NAMES
@@ -10,6 +13,8 @@ from tests.support.fixtures import MakeRig
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(150)]
 
+ROOT = Path(__file__).parents[2]
+PLACE = re.compile(r'\bhit\("([a-z_.]+)"\)')
 BETWEEN = 20  # transfers that reach the target between two deaths
 # In every run, of roles that take seconds to start: the points where most would be lost. The others: `make faults`.
 CHOSEN = {
@@ -62,5 +67,8 @@ def test_a_planner_that_fails_at_an_event_loses_none(make_rig: MakeRig) -> None:
 
 
 def test_no_failpoint_is_left_out() -> None:
+    sources = [path for folder in ("topologies", "connectors") for path in (ROOT / folder).rglob("*.py")]
+    placed = {name for path in sources for name in PLACE.findall(path.read_text())}
+    assert placed == NAMES, "a place without a name, or a name that no process passes"
     tried = {point for points in (*CHOSEN.values(), *OTHERS.values()) for point in points}
     assert tried | {"park.after_commit", "park.after_publish"} == NAMES

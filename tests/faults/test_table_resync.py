@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from headrace.cli import app
+from headrace.status import StreamStatus, TableCopyStatus, stream_status
+from headrace.status_text import status_table
 from pipeline.errors import ConfigError
 from tests.support.bank import BankLoad, create_bank
 from tests.support.fixtures import MakeRig
@@ -30,6 +34,13 @@ def resync(rig: Rig, *tables: str, yes: bool = True) -> str:
 
 def wanted(rig: Rig) -> list[tuple[object, ...]]:
     return rig.target_rows("SELECT table_name FROM headrace.table_copy ORDER BY 1")
+
+
+def shown(status: StreamStatus) -> str:
+    """What `headrace status` prints."""
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(status_table([status]))
+    return console.export_text()
 
 
 def damage(rig: Rig) -> None:
@@ -61,12 +72,18 @@ def test_a_stopped_stream_goes_on_with_a_table_copied_anew(make_rig: MakeRig) ->
         assert wanted(rig) == []
         resync(rig, "public.account", "public.filled", "public.odd.Name")
         assert wanted(rig) == [("account",), ("filled",), ("odd.Name",)]
+        names = ("public.account", "public.filled", "public.odd.Name")
+        status = stream_status(rig.settings, rig.config)
+        assert status.table_copies == tuple(TableCopyStatus(name, "requested", None, "") for name in names)
+        assert "public.filled: requested" in shown(status)
         rig.source("UPDATE filled SET note = 'b' WHERE id = 2")
         rig.start()
         rig.until(lambda: wanted(rig) == [], "the tables are copied")
         load.wait_for_transfers(100)
         resync(rig, "public.account")  # a reader of the target notices nothing
         rig.until(lambda: wanted(rig) == [], "it is copied again")
+        said = rig.log("plan").replace("the epoch is closed: ", "")  # by a lane, before the planner has looked
+        assert "planning again: tables are to be copied anew: public.account" in said
         load.wait_for_transfers(100)
         commit_each(rig, "UPDATE filled SET note = 'c' WHERE id = 1", 'INSERT INTO "odd.Name" VALUES (0)')
         load.finish()

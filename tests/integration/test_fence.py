@@ -12,6 +12,7 @@ import pytest
 
 from connectors.errors import RefusedError
 from connectors.lane import Applied, UnitGroup
+from connectors.postgres.copy_requests import note_copied
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
 from connectors.settings import TargetSettings
@@ -19,6 +20,7 @@ from headrace.embedded import EmbeddedPostgres
 from pipeline.builder import BatchBuilder
 from pipeline.errors import RetriableError
 from pipeline.fence import Fenced, LaneRow
+from pipeline.table_copies import TableCopy
 from schemas.change_batch import INSERT, ChangeBatch, Column, Relation
 from schemas.packed import INT64
 from schemas.rows import pack_fields, pack_row
@@ -286,3 +288,32 @@ def test_a_crash_of_the_target_ends_the_epoch(target_pg: EmbeddedPostgres, setti
         if lane is not None:
             lane.close()
         ledger.close()
+
+
+def test_a_copy_that_is_asked_for_closes_the_epoch_and_says_so(
+    ledger: PostgresLedger, lane: PostgresLane, settings: TargetSettings
+) -> None:
+    epoch, name = ledger.takeover().epoch, ("public", "t")
+    lane.apply(group(batch(1, position=10), epoch=epoch, seq=1))
+    assert ledger.advance(epoch, 1, 10, 0, 1)
+    assert (ledger.closed_by(epoch), ledger.table_copies()) == (None, [])
+    ledger.request_copies([name])
+    assert ledger.table_copies() == [TableCopy(name, sent=False, position=None)]
+    assert lane.apply(group(batch(2, position=20), epoch=epoch, seq=2)).fenced is Fenced.UNCHANGED
+    assert ledger.closed_by(epoch) == lane.closed_by(epoch) == "tables are to be copied anew: public.t"
+    ledger.copies_sent([name])
+    assert [copy.state for copy in ledger.table_copies()] == ["in Kafka"]
+    following = ledger.takeover().epoch
+    assert (ledger.closed_by(epoch), lane.closed_by(following)) == (None, None)
+    with psycopg.connect(settings.dsn) as conn:
+        note_copied(conn, STREAM, name, 30)
+    assert [(copy.state, copy.position) for copy in ledger.table_copies()] == [("applied", 30)]
+    assert ledger.advance(following, 1, 30, 0, 2)
+    assert ledger.table_copies() == []
+
+
+def test_a_ledger_of_an_earlier_version_is_completed(ledger: PostgresLedger, settings: TargetSettings) -> None:
+    with psycopg.connect(settings.dsn) as conn:
+        conn.execute("ALTER TABLE headrace.incarnation DROP COLUMN closed_by")
+    ledger.ensure()
+    assert ledger.closed_by(ledger.takeover().epoch) is None
