@@ -47,7 +47,7 @@ class BankRig(Protocol):
 
     def until(self, condition: Callable[[], object], what: str) -> None: ...
 
-    def wait_until_equal(self) -> None: ...
+    def wait_until_settled(self) -> None: ...
 
 
 def create_bank(rig: BankRig) -> None:
@@ -104,10 +104,10 @@ class BankLoad:
         return -1
 
     def finish(self) -> None:
-        """Stop writing and check everything: equal, no transfer missing or doubled, no torn snapshot seen."""
+        """Stop writing and check all: equal, no lag left, no transfer missing or doubled, no torn snapshot seen."""
         self._rig.until(lambda: self.snapshots, "the reader reads")
         self._stop_writers()
-        self._rig.wait_until_equal()
+        self._rig.wait_until_settled()
         rows = self._rig.target_rows("SELECT count(*), count(DISTINCT number) FROM ledger_entry")
         there, distinct = rows[0]
         assert there == distinct, f"{there} entries of {distinct} transfers"

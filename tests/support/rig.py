@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+from confluent_kafka import KafkaException
 
 from connectors.base import TableCheck
 from connectors.failpoints import ENV_FAILPOINTS
@@ -29,6 +30,7 @@ from connectors.postgres.admin import PostgresSourceAdmin
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.verify import verify_tables
 from pipeline.errors import HeadraceError
+from tests.support.fresh import reported_lag
 from tests.support.memory import MemoryPeaks
 from topologies.kafka import ENV_INSTANCE, make_admin
 from topologies.settings import Settings
@@ -289,7 +291,7 @@ class Rig:
             try:
                 if condition():
                     return
-            except (psycopg.Error, HeadraceError) as error:
+            except (psycopg.Error, KafkaException, HeadraceError) as error:
                 last = f" (last error: {error})"
             if failing and any(role.gave_up for role in self.roles.values()):
                 raise AssertionError(self._report(f"a role gave up while this was awaited: {what}{last}"))
@@ -323,6 +325,11 @@ class Rig:
         wrong = [check for check in self.compare(*tables) if check.differences]
         if wrong:
             raise AssertionError(self._report(f"source and target differ: {wrong}"))
+
+    def wait_until_settled(self) -> None:
+        """Wait until source and target are equal, and the roles' reports make the monitor say so: no lag is left."""
+        self.wait_until_equal()
+        self.until(lambda: reported_lag(self.settings, self.stream).age_s == 0, "the roles report no lag")
 
     def compare(self, *tables: str) -> list[TableCheck]:
         """Compare source and target as they are now."""

@@ -68,6 +68,10 @@ class ContainerRig(Stream):
         """Wait until everything is applied, then compare every row."""
         assert_replicated(self, timeout_s=WAIT_S)
 
+    def wait_until_settled(self) -> None:
+        """As `wait_until_equal`."""
+        self.wait_until_equal()
+
     def both(self, *statements: str) -> None:
         """Run statements on both sides."""
         self.create(*statements)
