@@ -212,9 +212,20 @@ def _check_source_table(
     if not published and not _value(conn, _OWNS, [quoted]):
         remedy = f"ALTER TABLE {quoted} OWNER TO {user}, or GRANT its owner TO {user}"
         yield Finding(True, subject, f"{user} does not own the table, so it can't be published", remedy)
+    if table.partitioned:
+        yield _about_partitions(subject)
     if not table.keyed:
         yield Finding(False, subject, "no replica identity: only inserts travel",
                       "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL")  # fmt: skip
+
+
+def _about_partitions(subject: str) -> Finding:
+    """Source: PostgreSQL manual, CREATE PUBLICATION, "publish_via_partition_root"."""
+    return Finding(
+        False, subject,
+        "a TRUNCATE of one partition does not travel, nor do the rows of one that is attached, detached or dropped",
+        "DELETE the rows instead, or copy the table anew afterwards: headrace resync --table",
+    )  # fmt: skip
 
 
 def _check_unlogged(conn: psycopg.Connection, where: str, settings: SourceSettings) -> list[Finding]:

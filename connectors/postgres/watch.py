@@ -1,4 +1,4 @@
-"""Tables that appear at the source while a stream runs."""
+"""Tables, and partitions of tables, that appear at the source while a stream runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import psycopg
 
 from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
+from connectors.postgres.partitions import PartitionWatch
 from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables, take_attached
 from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
@@ -29,6 +30,7 @@ class TableWatch:
         self._conn: psycopg.Connection | None = None
         self._looked_s = float("-inf")
         self._left_out: set[TableName] = set()
+        self._partitions = PartitionWatch(stream)
 
     def carried(self, conn: psycopg.Connection, tables: list[SourceTable]) -> list[SourceTable]:
         """The tables that a stream which goes on can carry: those it did, and new ones without rows."""
@@ -47,8 +49,10 @@ class TableWatch:
             if self._conn is None or self._conn.closed:
                 self._conn = connect(self._settings.dsn, f"headrace {self._stream} tables")
             with translated(f"stream {self._stream}: looking for new tables"):
-                self.carried(self._conn, source_tables(self._conn, self._settings))
-        except (RetriableError, ConfigError) as error:
+                tables = source_tables(self._conn, self._settings)
+                self.carried(self._conn, tables)
+                self._partitions.look(self._conn, tables)
+        except (RetriableError, ConfigError, RefusedError) as error:
             log.debug("%s", error)
 
     def _tell_attached(self, conn: psycopg.Connection) -> None:

@@ -16,7 +16,11 @@ from connectors.settings import SourceSettings, TargetSettings
 from headrace.embedded import EmbeddedPostgres
 from pipeline.errors import ConfigError
 from pipeline.mapping import TableMapping
+from schemas.change_batch_codec import decode_batch
 from tests.support.direct import on_both
+from tests.support.fixtures import MakeRig
+from tests.support.topics import end_offset, read_topic
+from topologies.capture import Capture
 
 pytestmark = pytest.mark.integration
 
@@ -65,6 +69,22 @@ CREATE UNLOGGED TABLE v (id int);
 CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
 CREATE TABLE fine (id int PRIMARY KEY);
 """
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("release", ["as the source", "another"])
+def test_values_travel_as_text_between_major_versions(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    if release == "another":
+        monkeypatch.setattr(PostgresTargetAdmin, "release", lambda _: release)
+    rig = make_rig()
+    rig.both("CREATE TABLE t (id int PRIMARY KEY, at timestamptz)")
+    rig.source("INSERT INTO t VALUES (1, now())")
+    Capture(rig.settings, rig.config, lambda: end_offset(rig.settings, "changes") > 0).run()
+    batches = [decode_batch(record) for record in read_topic(rig.settings, "changes")]
+    columns = [column for batch in batches for section in batch.sections for column in section.relation.columns]
+    assert {column.binary for column in columns} == {release == "as the source"}
 
 
 def test_check_names_what_no_log_carries(source_db: str) -> None:
