@@ -19,7 +19,8 @@ SELECT pg_terminate_backend(o.pid, 1000) FROM pg_stat_activity o
  WHERE o.pid <> s.pid AND o.xact_start IS NOT NULL AND o.wait_event = 'ClientRead'
    AND o.state_change < now() - make_interval(secs => %s)
 """
-_TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C"}  # how the source writes text
+# How the source writes text, and how values that are cast by way of text are written.
+_TEXT = {"DateStyle": "ISO", "IntervalStyle": "postgres", "lc_monetary": "C", "extra_float_digits": "3"}
 # A frozen process must not keep rows locked for long after its session in the consumer group ended (6 s).
 _LIMITS = {
     "idle_in_transaction_session_timeout": "10s", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2",

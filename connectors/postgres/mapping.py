@@ -85,8 +85,8 @@ def _cast(value: sql.Composable, kind: str, target: str) -> sql.Composed:
     """`value` as the target's type; where PostgreSQL's cast would round it, the server refuses what does not fit."""
     cast = sql.SQL("{}::{}").format(value, type_name(target))
     as_read = sql.SQL("{}::pg_catalog.text::{}").format(value, type_name(target))
-    if kind in INTEGER_BYTES and target == "bool":
-        return as_read
+    if (kind in INTEGER_BYTES and target == "bool") or (kind in ("float4", "float8") and target == "numeric"):
+        return as_read  # the cast of a float keeps 6 or 15 digits
     if kind in _FRACTIONS and target in INTEGER_BYTES:
         return sql.SQL("CASE WHEN trunc({value}::numeric) = {value}::numeric THEN {cast} ELSE {as_read} END").format(
             value=value, cast=cast, as_read=as_read

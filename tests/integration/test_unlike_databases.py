@@ -57,6 +57,17 @@ def test_text_is_the_same_in_another_encoding(
             assert [check.differences for check in stream.differing(["public.*"])] == [2]
 
 
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_float_keeps_its_digits_as_a_numeric(source_db: str, target_db: str, rows: int) -> None:
+    on_both([source_db], "CREATE TABLE t (id float8 PRIMARY KEY, v float4)")
+    on_both([target_db], "CREATE TABLE t (id numeric PRIMARY KEY, v numeric)")
+    with DirectStream(SourceSettings(source_db, ("public.*",)), TargetSettings(target_db)) as stream:
+        stream.replicate(f"INSERT INTO t SELECT n + 0.12345678901234568, 0.1234567 FROM generate_series(0, {rows}) n")
+        stream.replicate("UPDATE t SET v = 0.7654321")
+        assert stream.rows("SELECT id::text, v::text FROM t WHERE id < 1") == [("0.12345678901234568", "0.7654321")]
+        assert not stream.differing(["public.*"])
+
+
 def test_text_that_the_target_cannot_encode_is_refused(
     source_pg: EmbeddedPostgres, target_pg: EmbeddedPostgres
 ) -> None:
