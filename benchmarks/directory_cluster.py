@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
+from statistics import mean
 
 from pipeline.directory.block import BlockId
 from pipeline.directory.decider import Decider
 from pipeline.directory.following import take
 from pipeline.directory.prediction import NextAccessor, after, likeliest
-from pipeline.directory.tiers import Entry
 from pipeline.directory.verdicts import Policy
 from schemas.grd_accesses import BlockAccesses, GrdAccesses
 
@@ -36,7 +36,21 @@ class Outcome:
     remote: int = 0
     moves: int = 0
     cost: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    local_by_second: list[float] = field(default_factory=list)
+
+    def count(self, node: str, master: str) -> None:
+        """Count an access by `node`."""
+        if node == master:
+            self.local += 1
+            self.cost[node] += 1
+        else:
+            self.remote += 1
+            self.cost[node] += 1 + REMOTE_COST / 2
+            self.cost[master] += REMOTE_COST / 2
+
+    @property
+    def busiest(self) -> float:
+        """Time of the busiest node by the mean of all."""
+        return max(self.cost.values()) / mean(self.cost.values())
 
     @property
     def hit_rate(self) -> float:
@@ -62,6 +76,7 @@ class Load:
     per_node: int = 300  # accesses a second
     shift_s: int = 0
     shared: float = 0.0
+    blocks: int = BLOCKS
 
     def names(self) -> list[str]:
         """The nodes' names."""
@@ -71,8 +86,8 @@ class Load:
 def accesses(load: Load, seed: int) -> Iterator[list[tuple[str, BlockId, bool]]]:
     """For each second: who uses which block, and whether it writes."""
     rng = random.Random(seed)
-    blocks = [BlockId("s", "public", "item", n) for n in range(BLOCKS)]
-    weights = list(accumulate(1 / n**0.99 for n in range(1, BLOCKS + 1)))
+    blocks = [BlockId("s", "public", "item", n) for n in range(load.blocks)]
+    weights = list(accumulate(1 / n**0.99 for n in range(1, load.blocks + 1)))
     rng.shuffle(blocks)
     shared = {block for block in blocks if rng.random() < load.shared}
     user = {block: rng.randrange(load.nodes) for block in blocks}
@@ -80,7 +95,7 @@ def accesses(load: Load, seed: int) -> Iterator[list[tuple[str, BlockId, bool]]]
     own: list[list[BlockId]] = []
     for second in range(load.seconds):
         if second == 0 or (load.shift_s and second % load.shift_s == 0):
-            for block in rng.sample(blocks, BLOCKS // 10):
+            for block in rng.sample(blocks, load.blocks // 10):
                 user[block] = rng.randrange(load.nodes)
             own = [[b for b in blocks if user[b] == n and b not in shared] for n in range(load.nodes)]
         found = []
@@ -105,8 +120,10 @@ def run_cluster(load: Load, seed: int, *, moves: bool, policy: Policy | None = N
     outcome = Outcome()
     for used in accesses(load, seed):
         now_us += SECOND_US
-        local = _count(outcome, used, directory.entry)
-        outcome.local_by_second.append(local / len(used))
+        for node, block, writes in used:
+            entry = directory.entry(block)
+            master = entry.owner.node
+            outcome.count(node, node if not writes and node in entry.affinity.holders else master)
         directory.settle(now_us)
         if not moves:
             continue
@@ -118,22 +135,6 @@ def run_cluster(load: Load, seed: int, *, moves: bool, policy: Policy | None = N
     return outcome
 
 
-def _count(outcome: Outcome, used: list[tuple[str, BlockId, bool]], entry_of: Callable[[BlockId], Entry]) -> int:
-    local = 0
-    for node, block, writes in used:
-        entry = entry_of(block)
-        master = entry.owner.node
-        if node == master or (not writes and node in entry.affinity.holders):
-            local += 1
-            outcome.cost[node] += 1
-        else:
-            outcome.cost[node] += 1 + REMOTE_COST / 2
-            outcome.cost[master] += REMOTE_COST / 2
-    outcome.local += local
-    outcome.remote += len(used) - local
-    return local
-
-
 def _reports(used: list[tuple[str, BlockId, bool]], now_us: int) -> Iterator[GrdAccesses]:
     counts: dict[str, dict[BlockId, list[int]]] = {}
     for node, block, writes in used:
@@ -142,18 +143,18 @@ def _reports(used: list[tuple[str, BlockId, bool]], now_us: int) -> Iterator[Grd
         yield GrdAccesses(node, now_us, tuple(BlockAccesses(str(b), r, w) for b, (r, w) in blocks.items()))
 
 
-def oracle(load: Load, seed: int, window_s: int = 10) -> float:
-    """Local share if each block were, for each window, with the node that is going to use it most; moves are free."""
-    local = total = 0
-    window: dict[BlockId, Counter[str]] = {}
-    for second, used in enumerate(accesses(load, seed)):
-        for node, block, _ in used:
-            window.setdefault(block, Counter())[node] += 1
-        total += len(used)
-        if (second + 1) % window_s == 0:
-            local += sum(max(counts.values()) for counts in window.values())
-            window.clear()
-    return (local + sum(max(counts.values()) for counts in window.values())) / total
+def oracle(load: Load, seed: int, window_s: int = 10) -> Outcome:
+    """Each block is, for each window, with the node that is going to use it most; moves are free."""
+    outcome = Outcome()
+    seconds = accesses(load, seed)
+    while window := [used for second in islice(seconds, window_s) for used in second]:
+        users: dict[BlockId, Counter[str]] = {}
+        for node, block, _ in window:
+            users.setdefault(block, Counter())[node] += 1
+        masters = {block: max(counts, key=counts.__getitem__) for block, counts in users.items()}
+        for node, block, _ in window:
+            outcome.count(node, masters[block])
+    return outcome
 
 
 # -- prediction --------------------------------------------------------------------------------------

@@ -167,6 +167,14 @@ def _directory(case: str, metric: str, base_case: str, base_metric: str, form: s
     return figures
 
 
+def _directory_apply(load: str) -> Callable[[], Figures]:
+    def figures() -> Figures:
+        found = samples(store.load("directory"))
+        return _against(found, f"apply, {load}, with", f"apply, {load}, without", "tps", "{:,.0f} TPS")
+
+    return figures
+
+
 def _directory_scaling(few: int, many: int) -> Callable[[], Figures]:
     """Throughput of many nodes by that of few, in parts of what linear growth would give."""
 
@@ -287,6 +295,19 @@ TARGETS = (
             "make bench-directory", _directory_scaling(few, 10),
         )
         for few in (3, 8)
+    ),
+    Target(
+        "directory: accesses that ask a peer, 8 processes, shifting load", "hash placement", "fewer",
+        "make bench-directory", _directory(
+            "processes, 8 nodes, directory", "asked", "processes, 8 nodes, hash", "asked", ".3f",
+        ),
+    ),
+    *(
+        Target(
+            f"directory: apply throughput, {title}", "without it", "not worse", "make bench-directory",
+            _directory_apply(load),
+        )
+        for load, title in (("skewed", "skewed updates"), ("shifting", "shifting updates"))
     ),
 )  # fmt: skip
 
