@@ -67,13 +67,17 @@ class Servers:
 
 @contextmanager
 def servers(
-    target_settings: Mapping[str, str] | None = None, source_settings: Mapping[str, str] | None = None
+    target_settings: Mapping[str, str] | None = None, source_settings: Mapping[str, str] | None = None,
+    *, quick_start: bool = True,
 ) -> Iterator[Servers]:
-    """Start the servers in a temporary directory; stop and remove them at the end."""
+    """Start the servers in a temporary directory; stop and remove them at the end.
+
+    Without `quick_start` the broker is one that has served for a while, once it has been warmed up.
+    """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         directory.chmod(0o755)
-        kafka = stack.enter_context(EmbeddedKafka(directory / "kafka"))
+        kafka = stack.enter_context(EmbeddedKafka(directory / "kafka", quick_start=quick_start))
         source = stack.enter_context(
             EmbeddedPostgres(directory / "source", settings={**SOURCE, **(source_settings or {})})
         )

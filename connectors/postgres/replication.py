@@ -165,10 +165,10 @@ class ReplicationConnection:
         """What the server's clock shows (seconds since 1970), or a little less: commit times are compared with it."""
         return time.time() - self._clock_late_s
 
-    def wait(self, naps: int) -> None:
+    def wait(self, naps: int, nap_s: float = NAP_S) -> None:
         """Pause after an empty read: a nap while traffic is near, poll() once it is not."""
         if naps < NAPS_MAX:
-            time.sleep(NAP_S)
+            time.sleep(nap_s)
         else:
             select.select([self._conn.socket], [], [], IDLE_WAIT_S)
 

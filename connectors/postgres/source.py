@@ -16,7 +16,7 @@ from connectors.postgres.errors import connect, translated
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.relation_message import TextNeededError
-from connectors.postgres.replication import ReplicationConnection
+from connectors.postgres.replication import NAP_S, ReplicationConnection
 from connectors.postgres.slot import (
     SourceTable,
     check_wal_level,
@@ -54,6 +54,7 @@ BACKLOG_PAUSE_MS = 20.0
 # capture 10.3 -> 6.3, planner 3.5 -> 2.2, broker 5.5 -> 3.4 µs a transaction (medians of four).
 BACKLOG_LINGER_MS = 250.0
 BACKLOG_NAP_S = 0.003
+NAP_MAX_S = 0.001  # otherwise
 
 
 class PostgresSource:
@@ -207,10 +208,7 @@ class PostgresSource:
             naps = naps + 1 if empty else 0
             if empty:
                 yield None
-                if backlog:
-                    time.sleep(BACKLOG_NAP_S)
-                else:
-                    replication.wait(0 if builder.positions else naps)
+                replication.wait(0 if builder.positions else naps, BACKLOG_NAP_S if backlog else self._nap_s)
 
     def _read(self, replication: ReplicationConnection, builder: BatchBuilder, decoder: PgOutputDecoder) -> bool:
         """Read a run of messages that ends between transactions, if it can; whether the socket is empty.
@@ -219,6 +217,16 @@ class PostgresSource:
         """
         return replication.pump(decoder, 0 if builder.part else READ_MESSAGES_MAX, PART_BYTES_MAX)
 
+    @property
+    def _linger_ms(self) -> float:
+        settings = self._settings
+        return settings.linger.ms if settings.linger is not None else settings.linger_ms
+
+    @property
+    def _nap_s(self) -> float:
+        """Between two looks at the socket: a tenth of what a transaction may wait in its batch anyway."""
+        return min(NAP_MAX_S, max(NAP_S, self._linger_ms / 10_000))
+
     def _is_due(
         self, builder: BatchBuilder, decoder: PgOutputDecoder, age_ms: float, *, busy: bool, backlog: bool
     ) -> bool:
@@ -226,8 +234,7 @@ class PostgresSource:
         settings = self._settings
         if decoder.in_transaction or not builder.positions:
             return False
-        linger_ms = settings.linger.ms if settings.linger is not None else settings.linger_ms
-        wait_ms = BACKLOG_LINGER_MS if backlog else LINGER_BUSY_MS if busy else linger_ms
+        wait_ms = BACKLOG_LINGER_MS if backlog else LINGER_BUSY_MS if busy else self._linger_ms
         return (
             builder.part > 0
             or len(builder.positions) >= settings.batch_transactions_max
