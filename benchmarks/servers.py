@@ -67,8 +67,10 @@ class Servers:
 
 @contextmanager
 def servers(
-    target_settings: Mapping[str, str] | None = None, source_settings: Mapping[str, str] | None = None,
-    *, quick_start: bool = True,
+    target_settings: Mapping[str, str] | None = None,
+    source_settings: Mapping[str, str] | None = None,
+    *,
+    quick_start: bool = True,
 ) -> Iterator[Servers]:
     """Start the servers in a temporary directory; stop and remove them at the end.
 
