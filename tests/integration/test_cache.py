@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 TABLES = (
     "CREATE TABLE thing (id int8 PRIMARY KEY, name text, price numeric(8,2), made timestamptz, big text)",
     "CREATE TABLE pair (a text, b int4, c uuid, PRIMARY KEY (a, b))",
+    "CREATE TABLE altered (a text, b int4, c uuid, PRIMARY KEY (a, b))",
     "CREATE TABLE day (on_day date PRIMARY KEY, words text[], data jsonb)",
     "CREATE TABLE amount (id numeric PRIMARY KEY, n int)",
     "CREATE TABLE hidden (id int PRIMARY KEY)",
@@ -29,7 +30,7 @@ BIG = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n)"
 
 @pytest.fixture(scope="module")
 def rig(shared_rig: SharedRig) -> Rig:
-    cached = ["public.thing", "public.pair", "public.day", "public.amount"]
+    cached = ["public.thing", "public.pair", "public.altered", "public.day", "public.amount"]
     made = shared_rig(*TABLES, stream={"cache": cached})
     made.source("INSERT INTO thing SELECT n, 'before ' || n FROM generate_series(1, 300) n")
     return made
@@ -117,16 +118,16 @@ def test_truncate(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
 
 
 def test_a_new_column(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
-    rig.source("INSERT INTO pair VALUES ('old', 1), ('old', 2)")
-    rig.wait_until_equal("pair")
-    rig.both("ALTER TABLE pair ADD COLUMN d int DEFAULT 5")
-    rig.source("INSERT INTO pair VALUES ('new', 1)")
+    rig.source("INSERT INTO altered VALUES ('old', 1), ('old', 2)")
+    rig.wait_until_equal("altered")
+    rig.both("ALTER TABLE altered ADD COLUMN d int DEFAULT 5")
+    rig.source("INSERT INTO altered VALUES ('new', 1)")
     at = nodes.mark()
-    rig.wait_until_equal("pair")
+    rig.wait_until_equal("altered")
     rig.kill("cache-a")  # the target's columns are read at start
     nodes.wait_until_there("a")
     for key in (("old", 1), ("new", 1)):
-        row = client.row(rig.stream, "pair", *key, min_position=at)
+        row = client.row(rig.stream, "altered", *key, min_position=at)
         assert row.values is not None
         assert row.values["d"] == 5
 
