@@ -24,7 +24,7 @@ from pipeline.schema_change import asks_nothing
 from pipeline.slicing import select
 from pipeline.table_copies import SupersededTables
 from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
-from schemas.change_batch import TRUNCATE, ChangeBatch
+from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch
 
 # In flight at most. Small windows are many: the lanes merge what they find queued, and a few transactions a window
@@ -367,4 +367,4 @@ class Planner:
 
 
 def _has_barrier(batch: ChangeBatch) -> bool:
-    return any(TRUNCATE in section.ops for section in batch.sections)
+    return batch.truncates

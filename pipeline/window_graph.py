@@ -56,7 +56,7 @@ def _truncates(batch: ChangeBatch) -> dict[int, str]:
     return {
         tx: f"TRUNCATE {'.'.join(section.relation.name)}"
         for section in batch.sections
-        if TRUNCATE in section.ops
+        if section.truncates
         for tx, op in zip(section.tx, section.ops, strict=True)
         if op == TRUNCATE
     }

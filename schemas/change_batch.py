@@ -84,6 +84,11 @@ class Section:
         """Size of one entry of `masks`."""
         return (len(self.relation.columns) + 7) // 8
 
+    @property
+    def truncates(self) -> bool:
+        """Whether the table is emptied."""
+        return TRUNCATE in self.ops
+
     def key_list(self) -> list[bytes]:
         """The key of each row."""
         return cut(self.keys, self.key_offsets)
@@ -157,7 +162,7 @@ class ChangeBatch:
     @property
     def truncates(self) -> bool:
         """Whether a table is emptied in it."""
-        return any(TRUNCATE in section.ops for section in self.sections)
+        return any(section.truncates for section in self.sections)
 
     def rows(self) -> int:
         """Number of row changes."""

@@ -155,7 +155,7 @@ def _check_section(section: Section, transactions: int) -> None:
     _check_index(section.mask_index, rows, f"{name} masks")
     if len(section.masks) != len(section.mask_index) * section.mask_bytes:
         raise SchemaError(f"{name}: {len(section.masks)} mask bytes for {len(section.mask_index)} rows")
-    if TRUNCATE in section.ops:
+    if section.truncates:
         rows_of = zip(section.ops, section.row_list(), strict=True)
         if any(op == TRUNCATE and len(row) != 1 for op, row in rows_of):
             raise SchemaError(f"{name}: a TRUNCATE without its option byte")

@@ -112,11 +112,6 @@ class TableFold:
             return None  # the target's COPY checks rows; here a damaged one is only not known
 
 
-def truncates(section: Section) -> bool:
-    """Whether a section has a TRUNCATE."""
-    return TRUNCATE in section.ops
-
-
 def by_table(sections: Sequence[Section]) -> dict[tuple[str, str], list[Section]]:
     """The sections of each table: several where its columns changed within the batch."""
     found: dict[tuple[str, str], list[Section]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from pipeline.cache.blocks import Block, cacheable, same_columns
-from pipeline.cache.changes import RowChange, TableFold, by_table, keyed, section_changes, truncates
+from pipeline.cache.changes import RowChange, TableFold, by_table, keyed, section_changes
 from pipeline.cache.columns import TableColumns
 from pipeline.cache.held import HeldBlocks, TableKey
 from pipeline.cache.read_ahead import Pending
@@ -55,7 +55,7 @@ class Folding:
             return
         relation = self._columns.use(section.relation, positions[-1])
         fold = TableFold(relation, lambda key: self._block(relation, key), doubtful=self._doubtful)
-        truncated = truncates(section)
+        truncated = section.truncates
         for change in section_changes(section, positions, first):
             if change.position in self._parked:
                 self._lose(relation, change)

@@ -6,7 +6,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from pipeline.cache.blocks import same_columns
-from pipeline.cache.changes import truncates
 from pipeline.cache.view import TargetView
 from schemas.change_batch import ChangeBatch, Relation
 
@@ -73,6 +72,6 @@ class ReadAhead:
         if any(batch.kind == "snapshot" for batch, _ in sections):
             return True
         return any(
-            key in s.keys or key in s.old_keys or truncates(s) or not same_columns(s.relation, relation)
+            key in s.keys or key in s.old_keys or s.truncates or not same_columns(s.relation, relation)
             for _, s in sections
         )

@@ -22,6 +22,7 @@ from topologies.cache_follower import StreamFollower
 from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader, connect_rows
 from topologies.cache_transfers import Fetched, Transfers
 from topologies.settings_file import load_settings
+from topologies.stream_settings import StreamConfig
 
 ITEM = table("item", [("id", "int8"), ("n", "int8")], ("id",)).relation
 KEY = pack_fields(fields((7,), Relation(0, "", "", "d", ITEM.columns[:1])))
@@ -81,8 +82,8 @@ def cache_at(node: CacheNode, follower: StreamFollower, position: int, row: byte
     return made
 
 
-def read(tmp_path: Path, position: int, *, behind: bool, watermark: int) -> RowAnswer:
-    """Read the row of a cache at 100, which begins anew at 50 after the reader's wait if `behind`."""
+def node_of_one_stream(tmp_path: Path) -> tuple[CacheNode, StreamFollower, StreamConfig]:
+    """A node that is not started, and what follows its stream."""
     path = tmp_path / "headrace.toml"
     path.write_text(CONFIG)
     settings = load_settings(path)
@@ -90,6 +91,12 @@ def read(tmp_path: Path, position: int, *, behind: bool, watermark: int) -> RowA
     follower = StreamFollower(
         settings, stream, node.members, node.store, node.lock, lambda: connect_rows(stream), node.producer, print
     )
+    return node, follower, stream
+
+
+def read(tmp_path: Path, position: int, *, behind: bool, watermark: int) -> RowAnswer:
+    """Read the row of a cache at 100, which begins anew at 50 after the reader's wait if `behind`."""
+    node, follower, stream = node_of_one_stream(tmp_path)
 
     def begin_anew() -> None:
         follower.cache = cache_at(node, follower, 50, b"old")
@@ -116,13 +123,7 @@ def test_a_cache_that_fell_behind_the_position_does_not_answer(tmp_path: Path) -
 
 
 def test_a_master_asks_a_holder_that_has_lost_the_block_once(tmp_path: Path) -> None:
-    path = tmp_path / "headrace.toml"
-    path.write_text(CONFIG)
-    settings = load_settings(path)
-    node, stream = CacheNode(settings), settings.streams[0]
-    follower = StreamFollower(
-        settings, stream, node.members, node.store, node.lock, lambda: connect_rows(stream), node.producer, print
-    )
+    node, follower, stream = node_of_one_stream(tmp_path)
     follower.cache = StreamCache("s", follower.wanted, 8, "local", node.members, node.store, 1, 100)
     node.readers["s"] = StreamReader(stream, follower)
     node.members.see({"b"})
