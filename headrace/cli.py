@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headrace import commands
-from headrace.console import EXPECTED_ERRORS, exit_code, report
+from headrace.console import EXPECTED_ERRORS, exit_code, quiet_clients, report
 from headrace.dead_letters import app as dead_letters_app
 from headrace.directory import app as directory_app
 from headrace.options import DEFAULT_CONFIG, Config, Json, Stream
@@ -194,6 +194,7 @@ def demo(
 
 def main() -> None:
     """Entry point of the script `headrace`."""
+    quiet_clients()
     try:
         app()
     except EXPECTED_ERRORS as error:

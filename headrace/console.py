@@ -63,10 +63,15 @@ def setup_logging(role: str, *, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    for library, level in LIBRARIES.items():
+        logging.getLogger(library).setLevel(logging.NOTSET if verbose else level)
     if not verbose:
-        for library, level in LIBRARIES.items():
-            logging.getLogger(library).setLevel(level)
         handler.addFilter(_Repeats())
+
+
+def quiet_clients() -> None:
+    """Keep Kafka's client from logging beside a command's own output: each command says itself what it has met."""
+    logging.getLogger("headrace.kafka").setLevel(logging.CRITICAL)
 
 
 def exit_code(error: BaseException, *, role: bool) -> int:

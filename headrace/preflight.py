@@ -11,7 +11,7 @@ from headrace.streams import source_admin, target_admin
 from pipeline.definitions import TableDefinition
 from pipeline.errors import HeadraceError
 from topologies.apart import require_apart
-from topologies.kafka import make_admin
+from topologies.kafka import existing_topics, make_admin
 from topologies.settings import EMBEDDED, Settings
 from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
@@ -37,9 +37,14 @@ def _check_kafka(settings: Settings) -> list[Finding]:
             return [Finding(False, "Kafka", text, "nothing to do: `headrace run` starts it")]
         settings = with_servers(settings, servers)
     try:
+        existing_topics(settings)
+    except HeadraceError as error:
+        remedy = "start the broker, or correct kafka.bootstrap_servers (for TLS and SASL also kafka.options)"
+        return [Finding(True, "Kafka", str(error), remedy)]
+    try:
         ensure_topics(make_admin(settings), settings)
     except HeadraceError as error:
-        return [Finding(True, "Kafka", str(error), "correct the broker's address, or the topic, then check again")]
+        return [Finding(True, "Kafka", str(error), "correct the topic, then check again")]
     return []
 
 

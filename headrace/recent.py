@@ -14,7 +14,7 @@ from schemas.errors import SchemaError
 from schemas.lag import Lag, decode_lag
 from schemas.progress import Progress, decode_progress
 from schemas.role_report import RoleReport, decode_report
-from topologies.kafka import last_record, make_admin, make_consumer, raise_if_fatal
+from topologies.kafka import existing_topics, last_record, make_consumer, raise_if_fatal
 from topologies.settings import Settings
 from topologies.topics import KEYED_PARTITIONS, TIMEOUT_S
 
@@ -24,8 +24,8 @@ POLL_S = 0.2
 
 
 def has_topics(settings: Settings) -> bool:
-    """Whether the topics are there: the first role to start makes them all. Raises KafkaException."""
-    return settings.topic("changes") in make_admin(settings).list_topics(timeout=TIMEOUT_S).topics
+    """Whether the topics are there: the first role to start makes them all. Raises RetriableError."""
+    return settings.topic("changes") in existing_topics(settings)
 
 
 def recent_progress(settings: Settings, number: int) -> list[Progress]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TIMEOUT_S = 15.0
 RETRY_S = 0.2
+ANSWER_S = 5.0  # a broker far away, with TLS and SASL, gives its first answer in less than one
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 ENV_INSTANCE = "HEADRACE_INSTANCE"  # a name that one process has at a time, set by whoever supervises it
 QUEUED_KB_MAX = 32 * 1024  # librdkafka's read-ahead a consumer
@@ -49,6 +51,29 @@ def _common(settings: Settings) -> dict[str, Any]:
 def make_admin(settings: Settings) -> AdminClient:
     """An admin client."""
     return AdminClient(_common(settings))
+
+
+def existing_topics(settings: Settings) -> Collection[str]:
+    """The names of the topics there are. Raises RetriableError after 5 s, with what the client has met meanwhile."""
+    met: dict[str, None] = {}  # a refused connection is tried, and told, many times a second
+
+    def note(error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the documented name of the constant
+            met[_SURROUNDINGS.sub("", error.str())] = None
+
+    configuration: dict[str, Any] = {**_common(settings), "error_cb": note}
+    admin = AdminClient(configuration)
+    try:
+        return admin.list_topics(timeout=ANSWER_S).topics.keys()
+    except KafkaException as error:
+        admin.poll(0)
+        causes = "; ".join(met) or error.args[0].str()
+        servers = settings.kafka.bootstrap_servers
+        raise RetriableError(f"Kafka at {servers} has not answered in {ANSWER_S:g} s: {causes}") from error
+
+
+# Of "host:9092/bootstrap: Connect to ipv4#... failed: Connection refused (after 0ms in state CONNECT)".
+_SURROUNDINGS = re.compile(r"^\S+/bootstrap: | \(after \d+ms in state \w+\)$")
 
 
 def make_producer(settings: Settings) -> Producer:
