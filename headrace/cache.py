@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
+from pipeline.cache.conflict import Conflict
 from pipeline.errors import ConfigError, RetriableError
 
 TIMEOUT_S = 65.0  # more than the longest wait of a node
@@ -17,11 +19,34 @@ TIMEOUT_S = 65.0  # more than the longest wait of a node
 
 @dataclass(frozen=True, slots=True)
 class CachedRow:
-    """A row as of `position` or later; `values` is None when there is no such row. `origin`: cache, peer, target."""
+    """A row as of `position` or later; `values` is None when there is no such row. `origin`: cache, peer, target.
 
+    `tag` stands for the values, and for there being none.
+    """
+
+    table: str
+    key: tuple[object, ...]
     position: int
     values: dict[str, object] | None
     origin: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowConflict:
+    """A row that is not what was `seen`, and as it is `now`."""
+
+    kind: Conflict
+    seen: CachedRow
+    now: CachedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check has found: each row that is no conflict was what had been seen at `position` or later."""
+
+    position: int
+    conflicts: list[RowConflict]
 
 
 class CacheClient:
@@ -60,17 +85,37 @@ class CacheClient:
         query: dict[str, object] = {"min_position": min_position}
         if wait_s is not None:
             query["wait_s"] = wait_s
-        said = self._get(f"/v1/rows/{path}?{urlencode(query)}")
-        return CachedRow(said["position"], said["row"], said["from"])
+        return _row(table, key, self._ask("GET", f"/v1/rows/{path}?{urlencode(query)}"))
+
+    def check(
+        self, stream: str, seen: Iterable[CachedRow], *, min_position: int = 0, wait_s: float | None = None
+    ) -> Checked:
+        """Whether rows are still what `row` has answered; at most 1,000, looked at no earlier than any was seen.
+
+        No lock: a row may change right after it. Raises like `row`.
+        """
+        rows = [*seen]
+        if not rows:
+            return Checked(min_position, [])
+        body: dict[str, object] = {
+            "min_position": max(min_position, *(row.position for row in rows)),
+            "rows": [{"table": row.table, "key": [*map(str, row.key)], "tag": row.tag} for row in rows],
+        }
+        if wait_s is not None:
+            body["wait_s"] = wait_s
+        said = self._ask("POST", f"/v1/checks/{quote(stream, safe='')}", json.dumps(body))
+        found = ((Conflict(one["conflict"]), rows[one["number"]], one) for one in said["conflicts"])
+        conflicts = [RowConflict(kind, row, _row(row.table, row.key, one)) for kind, row, one in found]
+        return Checked(said["position"], conflicts)
 
     def status(self) -> dict[str, Any]:
         """What the node is and has done."""
-        said: dict[str, Any] = self._get("/v1/status")
+        said: dict[str, Any] = self._ask("GET", "/v1/status")
         return said
 
-    def _get(self, path: str) -> Any:
+    def _ask(self, method: str, path: str, sent: str | None = None) -> Any:
         try:
-            self._conn.request("GET", path, headers=self._headers)
+            self._conn.request(method, path, sent, self._headers)
             response = self._conn.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -88,3 +133,8 @@ class CacheClient:
     def close(self) -> None:
         """Drop the connection."""
         self._conn.close()
+
+
+def _row(table: str, key: tuple[object, ...], said: Any) -> CachedRow:
+    """A row as a node tells it."""
+    return CachedRow(table, key, said["position"], said["row"], said["from"], said["tag"])

@@ -1,4 +1,4 @@
-"""Rows over HTTP: `GET /v1/rows/{stream}/{table}/{key}?min_position=`, `GET /v1/status`.
+"""Rows over HTTP: `GET /v1/rows/{stream}/{table}/{key}?min_position=`, `POST /v1/checks/{stream}`, `GET /v1/status`.
 
 **Guarantee:** status 200 answers are no older than `min_position`; what can't be answered so is refused.
 """
@@ -18,12 +18,12 @@ from aiohttp.typedefs import Middleware
 from connectors.errors import KeyTextError, RefusedError
 from pipeline.errors import HeadraceError
 from pipeline.fusion.statistics import BatchStatistics
+from topologies.cache_checks import KEY_PARTS_MAX, CheckError, check, parse_check, table_name
 from topologies.cache_node import CacheNode, NotYetError
 from topologies.node_settings import CacheSettings
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-KEY_PARTS_MAX = 16
 
 
 def make_app(node: CacheNode) -> web.Application:
@@ -33,11 +33,17 @@ def make_app(node: CacheNode) -> web.Application:
     async def rows(request: web.Request) -> web.StreamResponse:
         return await _rows(node, request)
 
+    async def checks(request: web.Request) -> web.StreamResponse:
+        asked = parse_check(await request.read())
+        wait_s = node.settings.cache.wait_s if asked.wait_s is None else min(asked.wait_s, node.settings.cache.wait_s)
+        return web.json_response(await check(node, request.match_info["stream"], asked, wait_s))
+
     async def status(request: web.Request) -> web.StreamResponse:
         del request
         return web.json_response(node_status(node))
 
     app.router.add_get("/v1/rows/{stream}/{table}/{key:.+}", rows)
+    app.router.add_post("/v1/checks/{stream}", checks)
     app.router.add_get("/v1/status", status)
     return app
 
@@ -62,6 +68,8 @@ def _guard(settings: CacheSettings) -> Middleware:
             return _refusal(401, "the token is missing or wrong: Authorization: Bearer TOKEN")
         try:
             return await handler(request)
+        except CheckError as error:
+            return _refusal(400, str(error))
         except KeyTextError as error:
             return _refusal(404, str(error))
         except NotYetError as error:
@@ -87,12 +95,12 @@ async def _rows(node: CacheNode, request: web.Request) -> web.StreamResponse:
         wait_s = _seconds(request.query.get("wait_s", str(node.settings.cache.wait_s)))
     except ValueError:
         return _refusal(400, "min_position is an integer, wait_s a number of seconds")
-    schema, dot, table = request.match_info["table"].partition(".")
-    name = (schema, table) if dot else ("public", schema)
     key = [unquote(piece) for piece in pieces]
     wait_s = min(max(wait_s, 0.0), node.settings.cache.wait_s)
+    name = table_name(request.match_info["table"])
     answer = await node.read(request.match_info["stream"], name, key, position, wait_s)
-    return web.json_response({"position": answer.position, "row": answer.row, "from": answer.origin})
+    said = {"position": answer.position, "row": answer.row, "from": answer.origin, "tag": answer.tag}
+    return web.json_response(said)
 
 
 def _seconds(text: str) -> float:

@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 from connectors.base import load_connector
 from connectors.errors import KeyTextError, RefusedError
 from connectors.rows import TargetRows
+from pipeline.cache.conflict import row_tag
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
 from pipeline.directory.directory import Change
@@ -51,11 +52,12 @@ class NotYetError(RetriableError):
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """A row as of `position` or later; `origin` is cache, peer or target."""
+    """A row as of `position` or later; `origin` is cache, peer or target, `tag` stands for its image."""
 
     position: int
     row: dict[str, object] | None
     origin: str
+    tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class CacheNode:
     async def _shown(self, reader: StreamReader, answer: Answer, origin: str) -> RowAnswer:
         row = answer.row
         shown = None if row is None else await self._in_pool(reader, lambda: _decode(reader, answer.relation, row))
-        return RowAnswer(answer.position, shown, origin)
+        return RowAnswer(answer.position, shown, origin, row_tag(answer.relation, row))
 
     async def _read_target(
         self, reader: StreamReader, table: tuple[str, str], key: Sequence[str], asked: _Asked | None, position: int,
@@ -274,7 +276,7 @@ class CacheNode:
             raise NotYetError(f"stream {reader.stream.name}: the target is at {visible}, behind {position}")
         row = found.row
         shown = None if row is None else await self._in_pool(reader, lambda: _decode(reader, found.relation, row))
-        return RowAnswer(visible, shown, "target")
+        return RowAnswer(visible, shown, "target", row_tag(found.relation, row))
 
     async def _in_pool(self, reader: StreamReader, call: Callable[[], T]) -> T:
         """Run a call of the target's connection in its thread; it is opened again once when it is broken, or when the

@@ -9,6 +9,7 @@ from urllib.request import urlopen
 import pytest
 
 from headrace.cache import CacheClient
+from pipeline.cache.conflict import Conflict
 from pipeline.errors import ConfigError, RetriableError
 from tests.support.fixtures import SharedRig
 from tests.support.nodes import Nodes
@@ -159,6 +160,40 @@ def test_without_the_token_nothing_is_said(rig: Rig, nodes: Nodes) -> None:
         client.row(rig.stream, "thing", 1)
     with pytest.raises(HTTPError, match="401"):
         urlopen(f"http://{nodes.http['a']}/v1/status")
+
+
+def test_rows_are_checked_for_conflicts_without_a_read_of_the_target(
+    rig: Rig, nodes: Nodes, client: CacheClient
+) -> None:
+    """Each row alone against what was seen, the same as a look at the target's rows says."""
+    rig.source(
+        "INSERT INTO thing (id, name) SELECT n, 'seen' FROM generate_series(5001, 5006) n",
+        "INSERT INTO pair VALUES ('seen', 1), ('seen', 2)", "DELETE FROM pair WHERE b = 2 AND a = 'seen'",
+    )  # fmt: skip
+    at = nodes.mark()
+    seen = [client.row(rig.stream, "thing", key, min_position=at) for key in range(5001, 5007)]
+    seen += [client.row(rig.stream, "pair", "seen", n, min_position=at) for n in (1, 2)]
+    read = client.status()["counts"].get("target_reads", 0)
+    checked = client.check(rig.stream, seen)
+    assert (checked.conflicts, checked.position >= at) == ([], True)
+    rig.source(
+        "UPDATE thing SET price = 1 WHERE id = 5001", "DELETE FROM thing WHERE id = 5002",
+        "UPDATE thing SET id = 5007 WHERE id = 5003", "UPDATE thing SET name = 'seen' WHERE id = 5004",
+        "UPDATE thing SET name = 'else' WHERE id = 5005", "UPDATE thing SET name = 'seen' WHERE id = 5005",
+        "INSERT INTO pair VALUES ('seen', 2)",
+    )  # fmt: skip
+    checked = client.check(rig.stream, seen, min_position=nodes.mark())
+    found = {(*conflict.seen.key,): (conflict.kind, conflict.now.values is None) for conflict in checked.conflicts}
+    assert found == {
+        (5001,): (Conflict.UPDATED, False), (5002,): (Conflict.DELETED, True), (5003,): (Conflict.DELETED, True),
+        ("seen", 2): (Conflict.INSERTED, False),
+    }  # fmt: skip
+    counts = client.status()["counts"]
+    assert counts.get("target_reads", 0) == read, counts
+    with pytest.raises(RetriableError, match="is not visible after"):
+        client.check(rig.stream, seen, min_position=nodes.mark() + (1 << 40), wait_s=0.2)
+    with pytest.raises(ConfigError, match="is not cached"):
+        client.check("nowhere", seen)
 
 
 def journaled(rig: Rig) -> int:

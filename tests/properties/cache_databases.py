@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ def apply_change(state: State, change: Change) -> None:
         state[int(change.new[0] or 0)] = row
 
 
+@functools.cache
 def key_bytes(key: int) -> bytes:
     return pack_fields(fields((key,), Relation(0, "", "", "d", NARROW.relation.columns[:1])))
 

@@ -5,9 +5,11 @@ After every step each block of each node equals the rows of its bucket at the po
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES
+from pipeline.cache.conflict import Conflict, conflict, row_tag
 from pipeline.cache.records import block_of, record_of, stamp
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
@@ -18,7 +20,7 @@ from schemas.change_batch_codec import decode_batch
 from schemas.fusion_block import decode_fusion_block, encode_fusion_block
 from schemas.rows import pack_fields
 from tests.properties.cache_databases import KEYS, NAME, TARGET, Databases, key_bytes
-from tests.properties.model import fields, unpack_row
+from tests.properties.model import Row, fields, unpack_row
 
 BUCKETS = 3
 NODES = ("a", "b", "c")
@@ -46,6 +48,16 @@ class TargetRead:
 
 
 @dataclass
+class Seen:
+    """A row that a client was answered, and its tag."""
+
+    key: int
+    columns: list[str]
+    row: Row | None
+    tag: str
+
+
+@dataclass
 class Node:
     """A node and how far it has read the log."""
 
@@ -64,6 +76,8 @@ class World(Databases):
         self.sizes = {name: self.dice.choice([2, 4, 100, 100]) for name in NODES}
         self.placement = Hash()
         self.journal: dict[BlockId, bytes] = {}
+        self.seen: list[Seen] = []
+        self.checked: Counter[str] = Counter()
         self.nodes = {name: self.start(name, 0) for name in NODES}
         for node in self.nodes.values():
             node.cache.learn(TARGET)
@@ -120,13 +134,37 @@ class World(Databases):
 
     def answer(self, name: str) -> None:
         """A row that the cache knows is the source's at the position of the answer."""
-        cache, key = self.nodes[name].cache, self.dice.choice(KEYS)
+        self.look(name, self.dice.choice(KEYS))
+
+    def look(self, name: str, key: int) -> Seen | None:
+        """What a client is answered from the cache, if anything."""
+        cache = self.nodes[name].cache
         relation = cache.relations.get(NAME)
         found = None if relation is None else cache.read(relation, key_bytes(key))
-        if found is not None:
-            row = None if found.row is None else unpack_row(found.row, found.relation)
-            assert found.position >= cache.reached
-            assert row == self.state_at(found.position).get(key), f"{name} {key} at {found.position}"
+        if found is None:
+            return None
+        row = None if found.row is None else unpack_row(found.row, found.relation)
+        assert found.position >= cache.reached
+        assert row == self.state_at(found.position).get(key), f"{name} {key} at {found.position}"
+        columns = [column.name for column in found.relation.columns]
+        seen = Seen(key, columns, row, row_tag(found.relation, found.row))
+        self.seen.append(seen)
+        return seen
+
+    def check(self, name: str) -> None:
+        """Whether a row that was seen, here or at another node, is still the same: as a look at both rows says."""
+        seen = self.dice.choice(self.seen) if self.seen else None
+        now = None if seen is None else self.look(name, seen.key)
+        if seen is None or now is None:
+            return
+        kind = conflict(seen.tag, now.tag)
+        self.checked[str(kind)] += 1
+        if seen.row is None or now.row is None:
+            there = Conflict.DELETED if now.row is None else Conflict.INSERTED
+            assert kind is (None if seen.row is now.row else there), (seen, now)
+        else:
+            same = (seen.columns, seen.row) == (now.columns, now.row)
+            assert kind is (None if same else Conflict.UPDATED), (seen, now)
 
     def ask(self, name: str) -> None:
         block_id = BlockId("s", *NAME, self.dice.randrange(BUCKETS))
@@ -214,12 +252,12 @@ class World(Databases):
             self.settle,
         )  # fmt: skip
         theirs = (
-            self.follow, self.see, self.read_target, self.keep_row, self.answer, self.ask, self.ship, self.publish,
-            self.crash,
+            self.follow, self.see, self.read_target, self.keep_row, self.answer, self.check, self.ask, self.ship,
+            self.publish, self.crash,
         )  # fmt: skip
         if self.dice.random() < 0.32:
             self.dice.choices(ours, (8, 1, 0.3, 14, 4, 0.3, 0.7, 0.7))[0]()
         else:
-            self.dice.choices(theirs, (20, 16, 6, 6, 4, 4, 6, 5, 1.5))[0](self.dice.choice(NODES))
+            self.dice.choices(theirs, (20, 16, 6, 6, 4, 4, 4, 6, 5, 1.5))[0](self.dice.choice(NODES))
         self.every_block_is_the_source_at_its_position()
         self.memory_is_bounded()

@@ -12,8 +12,10 @@ import pytest
 from aiohttp import ClientSession, web
 
 from connectors.errors import KeyTextError
+from pipeline.cache.conflict import NO_ROW
 from pipeline.errors import RetriableError
-from topologies.cache_http import KEY_PARTS_MAX, make_app
+from topologies.cache_checks import KEY_PARTS_MAX, ROWS_MAX
+from topologies.cache_http import make_app
 from topologies.cache_node import CacheNode, NotYetError, RowAnswer
 from topologies.settings_file import load_settings
 
@@ -69,18 +71,26 @@ async def served(node: Node) -> AsyncIterator[str]:
 
 def get(node: Node, path: str, token: str = "secret") -> tuple[int, dict[str, object], str]:
     """Status, body and Retry-After of a GET."""
+    return ask(node, "GET", path, token)
 
-    async def ask() -> tuple[int, dict[str, object], str]:
+
+def ask(
+    node: Node, method: str, path: str, token: str = "secret", *, body: str | None = None
+) -> tuple[int, dict[str, object], str]:
+    """Status, body and Retry-After of a request."""
+
+    async def exchange() -> tuple[int, dict[str, object], str]:
         async with served(node) as address, ClientSession() as session:
             headers = {"Authorization": f"Bearer {token}"}
-            async with session.get(address + path, headers=headers) as answer:
-                body: dict[str, object] = json.loads(await answer.text())
-                return answer.status, body, answer.headers.get("Retry-After", "")
+            async with session.request(method, address + path, headers=headers, data=body) as answer:
+                said: dict[str, object] = json.loads(await answer.text())
+                return answer.status, said, answer.headers.get("Retry-After", "")
 
-    return asyncio.run(ask())
+    return asyncio.run(exchange())
 
 
-FOUND = RowAnswer(120, {"id": 7, "n": "x"}, "cache")
+CHECK = '{"rows": [{"table": "item", "key": ["7"], "tag": "t1"}], "min_position": 100}'
+FOUND = RowAnswer(120, {"id": 7, "n": "x"}, "cache", "t1")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ FOUND = RowAnswer(120, {"id": 7, "n": "x"}, "cache")
 )
 def test_a_row_is_asked_for_by_its_key(tmp_path: Path, path: str, asked: Asked) -> None:
     node = Node(tmp_path, FOUND)
-    assert get(node, path) == (200, {"position": 120, "row": {"id": 7, "n": "x"}, "from": "cache"}, "")
+    assert get(node, path) == (200, {"position": 120, "row": {"id": 7, "n": "x"}, "from": "cache", "tag": "t1"}, "")
     assert node.asked == [asked]
 
 
@@ -128,4 +138,41 @@ def test_without_the_token_nothing_is_looked_for(tmp_path: Path) -> None:
     node = Node(tmp_path, FOUND)
     assert get(node, "/v1/rows/s/item/7", token="guess")[0] == 401
     assert get(node, "/v1/status", token="")[0] == 401
+    assert ask(node, "POST", "/v1/checks/s", token="", body=CHECK)[0] == 401
     assert node.asked == []
+
+
+def test_a_check_names_the_rows_that_are_others(tmp_path: Path) -> None:
+    node = Node(tmp_path, FOUND)
+    assert ask(node, "POST", "/v1/checks/s", body=CHECK) == (200, {"position": 120, "conflicts": []}, "")
+    assert node.asked == [("s", ("public", "item"), ["7"], 100, 2.0)]
+    rows = [{"table": "other.item", "key": ["a/b", "8"], "tag": tag} for tag in ("t0", "t1", NO_ROW)]
+    _, said, _ = ask(node, "POST", "/v1/checks/s", body=json.dumps({"rows": rows, "wait_s": 0.5}))
+    now = {"position": 120, "row": {"id": 7, "n": "x"}, "from": "cache", "tag": "t1"}
+    assert said["conflicts"] == [
+        {"number": 0, "conflict": "updated", **now}, {"number": 2, "conflict": "inserted", **now},
+    ]  # fmt: skip
+    assert node.asked[1:] == [("s", ("other", "item"), ["a/b", "8"], 0, 0.5)] * 3
+    assert (node.counts["checks"], node.counts["conflicts"]) == (4, 2)
+
+
+def test_a_check_that_cannot_be_answered_is_refused_whole(tmp_path: Path) -> None:
+    node = Node(tmp_path, NotYetError("position 100 is not visible"))
+    assert ask(node, "POST", "/v1/checks/s", body=CHECK) == (503, {"error": "position 100 is not visible"}, "1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "no JSON", "[]", "{}", '{"rows": []}', '{"rows": [{"table": "item", "key": ["7"]}]}',
+        '{"rows": [{"table": "item", "key": [7], "tag": "t1"}]}', CHECK.replace("100", '"100"'),
+        CHECK.replace("min_position", "min_positoin"), CHECK.replace("100", '1, "wait_s": NaN'),
+        json.dumps({"rows": [{"table": "item", "key": ["7"], "tag": "t1"}] * (ROWS_MAX + 1)}),
+        json.dumps({"rows": [{"table": "item", "key": ["7"] * (KEY_PARTS_MAX + 1), "tag": "t1"}]}),
+    ],
+)  # fmt: skip
+def test_a_check_that_makes_no_sense_is_refused(tmp_path: Path, body: str) -> None:
+    node = Node(tmp_path, FOUND)
+    status, said, _ = ask(node, "POST", "/v1/checks/s", body=body)
+    assert (status, node.asked) == (400, [])
+    assert "docs/cache.md tells what a check is" in str(said["error"])

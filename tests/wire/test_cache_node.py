@@ -10,6 +10,7 @@ import pytest
 
 from connectors.rows import RowRead
 from pipeline.cache.blocks import Block
+from pipeline.cache.conflict import row_tag
 from pipeline.cache.protocol import decode_request, encode_answer
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView
@@ -111,13 +112,17 @@ def read(tmp_path: Path, position: int, *, behind: bool, watermark: int) -> RowA
         reader.pool.shutdown()
 
 
+def tag(row: bytes) -> str:
+    return row_tag(ITEM, row)
+
+
 def test_a_cache_that_has_what_is_asked_for_answers(tmp_path: Path) -> None:
-    assert read(tmp_path, 100, behind=False, watermark=50) == RowAnswer(100, {"row": b"new"}, "cache")
+    assert read(tmp_path, 100, behind=False, watermark=50) == RowAnswer(100, {"row": b"new"}, "cache", tag(b"new"))
 
 
 def test_a_cache_that_fell_behind_the_position_does_not_answer(tmp_path: Path) -> None:
     """The reader waited for 100, and what it finds then stands for 50."""
-    assert read(tmp_path, 50, behind=True, watermark=100) == RowAnswer(50, {"row": b"old"}, "cache")
+    assert read(tmp_path, 50, behind=True, watermark=100) == RowAnswer(50, {"row": b"old"}, "cache", tag(b"old"))
     with pytest.raises(NotYetError, match="the target is at 50, behind 100"):
         read(tmp_path, 100, behind=True, watermark=50)
 
