@@ -37,6 +37,7 @@ class FusionBlock:
     columns: tuple[Column, ...]
     rows: int
     image: bytes
+    oid: int = 0
 
 
 def encode_image(rows: Iterable[tuple[bytes, bytes | None]]) -> bytes:
@@ -86,7 +87,8 @@ def encode_fusion_block(block: FusionBlock, *, compress: bool = True) -> bytes:
         "buckets": block.buckets, "generation": block.generation, "version": block.version, "epoch": block.epoch,
         "node": block.node, "complete": block.complete,
         "columns": [{name: getattr(column, name) for name in _COLUMN} for column in block.columns],
-        "rows": block.rows, "compression": compression, "image_bytes": len(block.image), "image": image,
+        "oid": block.oid, "rows": block.rows, "compression": compression, "image_bytes": len(block.image),
+        "image": image,
     })  # fmt: skip
 
 

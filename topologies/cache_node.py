@@ -17,14 +17,13 @@ from typing import TypeVar
 
 from confluent_kafka import Producer
 
-from connectors.base import load_connector
 from connectors.errors import KeyTextError, RefusedError
 from connectors.rows import TargetRows
 from pipeline.cache.conflict import row_tag
 from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
 from pipeline.directory.directory import Change
-from pipeline.errors import ConfigError, RetriableError
+from pipeline.errors import RetriableError
 from schemas.change_batch import Relation
 from topologies.access_reports import AccessReports
 from topologies.cache_exchange import Exchange
@@ -37,6 +36,7 @@ from topologies.kafka import make_admin, make_producer
 from topologies.reporting import Reporter
 from topologies.settings import Settings
 from topologies.stream_settings import StreamConfig
+from topologies.target_rows import connect_rows
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)
@@ -88,14 +88,6 @@ class StreamReader:
         if self._rows is not None:
             self._rows.close()
             self._rows = None
-
-
-def connect_rows(stream: StreamConfig) -> TargetRows:
-    """Open the target for single rows. Raises ConfigError, RetriableError."""
-    make = load_connector(stream.target.connector).rows
-    if make is None:
-        raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} can't read single rows")
-    return make(stream.name, stream.target_settings())
 
 
 class CacheNode:

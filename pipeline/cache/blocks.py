@@ -84,10 +84,13 @@ class Block:
 
 
 def same_columns(one: Relation, other: Relation) -> bool:
-    """Whether rows of both have the same form: columns of the same names, types and formats, none made anew between.
+    """Whether rows of both are of one table in the same form: columns of the same names, types and formats, and
+    neither the table nor one of them made anew between.
 
     What a column's older rows have (`missing`, `unlogged`) is no part of a row.
     """
+    if one.oid != other.oid:
+        return False
     if one.columns is other.columns:
         return True  # the usual case, and a row at a time
     return list(map(_form, one.columns)) == list(map(_form, other.columns))

@@ -62,6 +62,13 @@ class TableColumns:
                 self._mixed.add(name)
         return relation
 
+    def named(self, relation: Relation, position: int) -> None:
+        """A table has this name in a batch: under another one that it had it leaves nothing behind."""
+        same = [old for old in self.relations.values() if old.oid == relation.oid and old.name != relation.name]
+        for old in same if relation.oid else ():
+            del self.relations[old.name]
+            self._held.drop_table(old.name, position)
+
     def refuse(self, relation: Relation, position: int, reason: str) -> None:
         """The table can't be cached, or no more: nothing folds its changes from here on."""
         self.refused[relation.name] = reason

@@ -37,6 +37,7 @@ class Folding:
         batch = item.batch
         positions = batch.positions.tolist()
         for name, sections in by_table(batch.sections).items():
+            self._columns.named(sections[-1].relation, positions[-1])
             if not self._wanted(name):
                 continue
             if batch.table_copy:

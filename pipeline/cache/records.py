@@ -14,14 +14,14 @@ def record_of(block_id: BlockId, block: Block, buckets: int, generation: int, ve
     """The record of a block that stands for `version`."""
     return FusionBlock(
         *block_id, buckets, generation, version, block.epoch, node, block.complete, block.relation.columns,
-        len(block.rows), encode_image(block.items()),
+        len(block.rows), encode_image(block.items()), block.relation.oid,
     )  # fmt: skip
 
 
 def block_of(record: FusionBlock) -> tuple[BlockId, Block]:
     """The block of a record. Raises SchemaError when its image is damaged."""
     block_id = BlockId(record.stream, record.schema, record.table, record.bucket)
-    relation = Relation(0, record.schema, record.table, "d", record.columns)
+    relation = Relation(record.oid, record.schema, record.table, "d", record.columns)
     block = Block(relation, record.complete, record.version, record.epoch)
     for key, row in decode_image(record.image, record.rows):
         if row is not None:

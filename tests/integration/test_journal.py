@@ -133,14 +133,16 @@ def test_blocks_of_tables_that_are_cached_no_more_become_tombstones(rig: Rig) ->
     kept, gone = block(rig, 9, 5), block(rig, 9, 5, schema="dropped")
     write(rig, "fusion-updates", [(name(kept), encode_fusion_block(kept))])
     rig.until(lambda: name(kept).encode() in newest(rig), "a block is journalled")
-    write(rig, "fusion-blocks", [(name(gone), encode_fusion_block(gone)), (name(kept) + "0", b"no record")])
+    write(rig, "fusion-blocks", [(name(gone), encode_fusion_block(gone)), (name(kept) + "0", b"no record"),
+          (name(kept) + "1", encode_fusion_block(kept))])  # fmt: skip
+    wrong = {name(gone).encode(), *(f"{name(kept)}{n}".encode() for n in (0, 1))}
     assert name(gone).encode() in newest_keys(rig)
     rig.stop("fusion")
     rig.start("fusion")
     for n in range(32):
         each = block(rig, 9, 6, table=f"n{n}")
         write(rig, "fusion-updates", [(name(each), encode_fusion_block(each))])
-    rig.until(lambda: not {name(gone).encode(), (name(kept) + "0").encode()} & newest_keys(rig), "they are gone")
+    rig.until(lambda: not wrong & newest_keys(rig), "they are gone")
     assert name(kept).encode() in newest_keys(rig)
 
 

@@ -18,23 +18,25 @@ NAME = ("public", "t")
 ALL = (("id", "int8"), ("note", "text"), ("n", "int4"), ("more", "text"))
 
 
-def numbered(*numbers: int) -> Table:
+def numbered(*numbers: int, oid: int = 1) -> Table:
     """The table with as many columns, numbered as its source does."""
     made = table("t", ALL[: len(numbers)], ("id",))
     pairs = zip(made.relation.columns, numbers, strict=True)
     columns = tuple(replace(column, number=number, modifier=number + 4) for column, number in pairs)
-    return replace(made, relation=replace(made.relation, columns=columns))
+    return replace(made, relation=replace(made.relation, columns=columns, oid=oid))
 
 
 NARROW = numbered(1, 2, 3)
 WIDE = numbered(1, 2, 3, 4)  # `more` was added
 FRESH = numbered(1, 5, 3, 4)  # `note` was dropped, and another of its name and type was added
-TABLES = (NARROW, WIDE, FRESH)
+REBORN = numbered(1, 2, 3, 4, oid=2)  # the table was renamed, and one of its name created
+NEXT = {NARROW: (WIDE,), WIDE: (FRESH, REBORN), FRESH: (REBORN,), REBORN: ()}
 
 
 def unnumbered(relation: Relation) -> Relation:
     """A table as the target has it."""
-    return replace(relation, columns=tuple(replace(column, number=0, modifier=-1) for column in relation.columns))
+    columns = tuple(replace(column, number=0, modifier=-1) for column in relation.columns)
+    return replace(relation, columns=columns, oid=0)
 
 
 TARGET = unnumbered(NARROW.relation)
@@ -42,9 +44,11 @@ KEYS = range(8)
 State = dict[int, Row]
 
 
-def altered(row: Row, to: Table) -> Row:
-    """What becomes of a row that is there when its table becomes `to`; no record of the log tells it."""
-    return (*row, None) if to is WIDE else (row[0], None, *row[2:])
+def altered(state: State, to: Table) -> State:
+    """What becomes of the rows that are there when their table becomes `to`; no record of the log tells it."""
+    if to is REBORN:
+        return {}
+    return {key: (*row, None) if to is WIDE else (row[0], None, *row[2:]) for key, row in state.items()}
 
 
 def fits(state: State, change: Change) -> bool:
@@ -153,10 +157,10 @@ class Databases:
 
     def alter_table(self) -> None:
         """The rows that are there get a value that no record tells."""
-        if self.table is FRESH or self.letters:
+        if not NEXT[self.table] or self.letters:
             return
-        self.table = TABLES[TABLES.index(self.table) + 1]
-        self.state = {key: altered(row, self.table) for key, row in self.state.items()}
+        self.table = self.dice.choice(NEXT[self.table])
+        self.state = altered(self.state, self.table)
         key = next(key for key in range(99) if key not in self.state)
         self.commit_changes([Change(self.table, INSERT, None, (key, "new", 1, "m"))])
 
@@ -244,7 +248,7 @@ class Databases:
             if wanted(txn) and txn.position not in self.discarded:
                 if txn.table is not now:
                     now = txn.table
-                    state = {key: altered(row, now) for key, row in state.items()}
+                    state = altered(state, now)
                 for change in txn.changes:
                     apply_change(state, change)
         return state, now

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from pipeline.builder import BatchBuilder
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView
+from pipeline.catalogue import TableName
 from pipeline.directory.block import BlockId, Owner
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch
 from schemas.rows import pack_fields
@@ -26,8 +28,10 @@ class Here:
         return Owner("a", 7)
 
 
-def cache(generation: int = 1, position: int = 0) -> StreamCache:
-    return StreamCache("s", lambda _: True, BUCKETS, "a", Here(), BlockStore(1 << 20), generation, position)
+def cache(generation: int = 1, position: int = 0, *, wanted: Set[TableName] | None = None) -> StreamCache:
+    """A node's cache of the wanted tables, of all if none are named."""
+    chosen = (lambda _: True) if wanted is None else wanted.__contains__
+    return StreamCache("s", chosen, BUCKETS, "a", Here(), BlockStore(1 << 20), generation, position)
 
 
 def key(n: int) -> bytes:

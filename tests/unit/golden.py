@@ -76,6 +76,7 @@ EXPECTED: dict[str, Any] = {
             Column("note", "varchar", key=False, binary=True, modifier=24, number=3),
         ),
         rows=2, image=encode_image([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
+        oid=16400,
     ),
     "grd_affinity": GrdAffinity(
         "public.köln/12", "a", 2, False, ("a", "b"), {"a": 0.5, "b": 2.0}, "remote accesses", 5

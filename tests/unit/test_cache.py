@@ -13,7 +13,7 @@ from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
-from schemas.change_batch import DELETE, TRUNCATE, UPDATE
+from schemas.change_batch import DELETE, TRUNCATE, UPDATE, Relation
 from schemas.errors import SchemaError
 from schemas.fusion_block import (
     IMAGE_BYTES_MAX,
@@ -281,6 +281,36 @@ def test_the_source_s_columns_replace_the_target_s() -> None:
     assert one.install(*kept(now, 10, other), 1)
     assert one.read(ACCOUNT.relation, key(1)) is None
     assert one.read(now.relation, key(other)) is not None
+
+
+def test_a_table_that_was_renamed_away_leaves_nothing_to_the_one_that_takes_its_name() -> None:
+    """Its columns are the same, so only the table's number at the source tells."""
+    columns = ACCOUNT.relation.columns
+    first, away, second = (
+        replace(ACCOUNT, relation=Relation(oid, "public", name, "d", columns))
+        for oid, name in ((1, "account"), (1, "gone"), (2, "account"))
+    )
+    one, log = cache(wanted={NAME}), BatchBuilder("s", 1, 0)
+    one.offer(batch(log, (10, [insert((1, "x", 1), first), insert((2, "y", 1), first)])))
+    one.see(view(10))
+    assert one.read(first.relation, key(1)) is not None
+    block_id = one.block_id(NAME, key(1))
+    exported = one.export(block_id)
+    assert exported is not None
+    kept = record_of(block_id, exported[0], BUCKETS, 1, exported[1], "a")
+    one.offer(batch(log, (20, [insert((3, "z", 1), away)])))
+    one.see(view(20))
+    assert NAME not in one.relations
+    assert [one.read(first.relation, key(n)) for n in (1, 2)] == [None, None]
+    warmed = cache(position=10)
+    assert warmed.warm([block_of(decode_fusion_block(encode_fusion_block(kept)))]) == 1
+    log = BatchBuilder("s", 1, 10)
+    warmed.offer(batch(log, (30, [insert((4, "new", 1), second)])))
+    warmed.see(view(30))
+    assert warmed.read(second.relation, key(1)) is None
+    found = warmed.read(second.relation, key(4))
+    assert found is not None
+    assert unpack_row(found.row or b"", found.relation) == (4, "new", 1)
 
 
 def test_a_table_that_can_be_cached_no_more_leaves_nothing_behind() -> None:

@@ -20,10 +20,11 @@ from schemas.change_batch import Relation
 from schemas.rows import pack_fields
 from tests.properties.model import fields, table
 from topologies.cache_follower import StreamFollower
-from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader, connect_rows
+from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader
 from topologies.cache_transfers import Fetched, Transfers
 from topologies.settings_file import load_settings
 from topologies.stream_settings import StreamConfig
+from topologies.target_rows import connect_rows
 
 ITEM = table("item", [("id", "int8"), ("n", "int8")], ("id",)).relation
 KEY = pack_fields(fields((7,), Relation(0, "", "", "d", ITEM.columns[:1])))
