@@ -10,7 +10,6 @@ import logging
 import ssl
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from pipeline.cache.protocol import (
@@ -26,20 +25,15 @@ from pipeline.fusion.arrival import Arrivals
 from pipeline.fusion.frame import FrameError, Header
 from pipeline.fusion.messages import BackPressureError, Kind, Message, OversizedMessageError, Priority
 from topologies.cache_detour import Detour
+from topologies.cache_state import NodeState
 from topologies.cache_transfers import Transfers
 from topologies.peer_express import Express
 from topologies.peer_link import PeerLink
 from topologies.peer_tls import peer_context
 from topologies.peer_wire import Receiver
 
-if TYPE_CHECKING:
-    from topologies.cache_node import CacheNode
-
 log = logging.getLogger(__name__)
-FETCH_S = 0.5  # then the target is asked
-ANSWER_S = 0.4  # how long a master waits for the version that is asked for
 ALIVE_S = 0.5  # between two signs of life
-FETCHES_MAX = 1000
 SHIPPED_MAX = 5000  # blocks that a remaster ships; the others come when they are asked for
 GONE_S = 3.0  # a peer that is only heard through Kafka is gone after so long without a sign of life
 
@@ -47,7 +41,7 @@ GONE_S = 3.0  # a peer that is only heard through Kafka is gone after so long wi
 class Exchange:
     """This node's traffic with its peers. Runs in the event loop's thread, but for the Kafka tail."""
 
-    def __init__(self, node: CacheNode) -> None:
+    def __init__(self, node: NodeState) -> None:
         self._node = node
         self._settings = node.settings.cache
         token = self._settings.token

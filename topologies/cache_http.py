@@ -19,7 +19,8 @@ from connectors.errors import KeyTextError, RefusedError
 from pipeline.errors import HeadraceError
 from pipeline.fusion.statistics import BatchStatistics
 from topologies.cache_checks import KEY_PARTS_MAX, CheckError, check, parse_check, table_name
-from topologies.cache_node import CacheNode, NotYetError
+from topologies.cache_node import CacheNode
+from topologies.cache_reader import NotYetError
 from topologies.node_settings import CacheSettings
 
 log = logging.getLogger(__name__)

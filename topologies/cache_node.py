@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from confluent_kafka import Producer
-
 from connectors.errors import KeyTextError, RefusedError
-from connectors.rows import TargetRows
 from pipeline.cache.conflict import row_tag
-from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
 from pipeline.directory.directory import Change
 from pipeline.errors import RetriableError
@@ -29,25 +22,21 @@ from topologies.access_reports import AccessReports
 from topologies.cache_exchange import Exchange
 from topologies.cache_follower import StreamFollower
 from topologies.cache_members import DirectedMembers, Members
+from topologies.cache_reader import NotYetError, StreamReader
 from topologies.cache_report import CACHE_ROLE, cache_report
+from topologies.cache_state import NodeState
 from topologies.cache_transfers import Fetched
 from topologies.directory_follower import DirectoryFollower
-from topologies.kafka import make_admin, make_producer
+from topologies.kafka import make_admin
 from topologies.reporting import Reporter
 from topologies.settings import Settings
-from topologies.stream_settings import StreamConfig
 from topologies.target_rows import connect_rows
 from topologies.topics import ensure_topics
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
 STOP_S = 5.0
-WAITERS_MAX = 10_000
 T = TypeVar("T")
-
-
-class NotYetError(RetriableError):
-    """The position that a reader asks for was not visible in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +57,18 @@ class _Asked:
     key: bytes
 
 
-class StreamReader:
-    """Reads rows of one stream for the node; `rows` is used by one worker thread."""
-
-    def __init__(self, stream: StreamConfig, follower: StreamFollower) -> None:
-        self.stream, self.follower = stream, follower
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix=f"rows {stream.name}")
-        self.waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._rows: TargetRows | None = None
-
-    def rows(self) -> TargetRows:
-        """The connection, opened when first used. In the worker's thread only."""
-        if self._rows is None:
-            self._rows = connect_rows(self.stream)
-        return self._rows
-
-    def drop(self) -> None:
-        """Close a connection that has failed."""
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
-
-
-class CacheNode:
+class CacheNode(NodeState):
     """One node. `serve` runs until told to stop."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.counts: Counter[str] = Counter()
         self.directory: DirectoryFollower | None = None
-        self.members = Members(settings.cache.node)
         self._accesses: AccessReports | None = None
+        members = Members(settings.cache.node)
         if settings.directory.enabled:
             self.directory = DirectoryFollower(settings, node=settings.cache.node, changed=self._remastered)
-            self.members = DirectedMembers(settings.cache.node, self.directory.directory)
+            members = DirectedMembers(settings.cache.node, self.directory.directory)
             self._accesses = AccessReports(settings)
-        self.store = BlockStore(settings.cache.memory_bytes_max)
-        self.lock = threading.Lock()
-        self.readers: dict[str, StreamReader] = {}
-        self.producer: Producer = make_producer(settings)
+        super().__init__(settings, members)
         self.exchange = Exchange(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reporters = {
@@ -160,7 +122,7 @@ class CacheNode:
         """Tell what the transfers came to, a second apart."""
         for name, reporter in self._reporters.items():
             if reporter.due():
-                reporter.send(self.producer, cache_report(self, name))
+                reporter.send(self.producer, cache_report(self, self.exchange.transfers.routes, name))
 
     def _remastered(self, change: Change) -> None:
         """The directory has moved a block (its follower's thread)."""
@@ -172,40 +134,7 @@ class CacheNode:
     def _moved(self, stream: str) -> None:
         """A follower has moved (its thread): wake readers."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, stream)
-
-    def _wake(self, stream: str) -> None:
-        reader = self.readers[stream]
-        visible = self.visible(stream)
-        for position, future in reader.waiters:
-            if position <= visible and not future.done():
-                future.set_result(None)
-        reader.waiters = [waiter for waiter in reader.waiters if not waiter[1].done()]
-        if not reader.waiters:
-            reader.follower.hurry.clear()
-
-    def visible(self, stream: str) -> int:
-        """How far a reader sees; -1 while the target is in another generation than the log."""
-        cache = self.readers[stream].follower.cache
-        return cache.reached if cache.current else -1
-
-    async def wait_visible(self, stream: str, position: int, timeout_s: float) -> None:
-        """Wait until `position` is visible. Raises NotYetError."""
-        if (visible := self.visible(stream)) >= position:
-            return
-        reader = self.readers[stream]
-        if len(reader.waiters) >= WAITERS_MAX:
-            raise NotYetError(f"stream {stream}: {WAITERS_MAX} readers wait already")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reader.waiters.append((position, future))
-        reader.follower.hurry.set()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await future
-        except TimeoutError:
-            raise NotYetError(
-                f"stream {stream}: position {position} is not visible after {timeout_s:.1f} s; visible is {visible}"
-            ) from None
+            self._loop.call_soon_threadsafe(self.readers[stream].wake)
 
     # ---- rows ------------------------------------------------------------------------------------
 
@@ -216,7 +145,7 @@ class CacheNode:
         reader = self.readers.get(stream)
         if reader is None or not reader.follower.wanted(table):
             raise KeyTextError(f"{'.'.join(table)} of stream {stream!r} is not cached; see `cache` in the stream")
-        await self.wait_visible(stream, max(position, 0), wait_s)
+        await reader.wait_visible(max(position, 0), wait_s)
         relation = reader.follower.cache.relations.get(table)
         if relation is None:
             return await self._read_target(reader, table, key, None, position)
@@ -255,7 +184,7 @@ class CacheNode:
     ) -> RowAnswer:  # fmt: skip
         """Read the row and the ledger in one snapshot; keep the row if it may be kept."""
         self.counts["target_reads"] += 1
-        cache, before = reader.follower.cache, self.visible(reader.stream.name)
+        cache, before = reader.follower.cache, reader.visible
         relation = asked.relation if asked is not None else None
         found = await self._in_pool(reader, lambda: reader.rows().read(table, key, relation))
         with self.lock:

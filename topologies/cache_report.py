@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-from pipeline.directory.routes import Outcome
+from pipeline.directory.routes import Outcome, Routes
 from schemas.role_report import Buffer, Control, RoleReport
-
-if TYPE_CHECKING:
-    from topologies.cache_node import CacheNode
+from topologies.cache_state import NodeState
 
 CACHE_ROLE = "cache"
 TRANSFERS = "transfers, "
 
 
-def cache_report(node: CacheNode, stream: str) -> RoleReport:
+def cache_report(node: NodeState, routes: Routes, stream: str) -> RoleReport:
     """The report of now. Transfers and memory are those of the node, whichever stream they are for."""
-    cache, routes = node.readers[stream].follower.cache, node.exchange.transfers.routes
+    cache = node.readers[stream].follower.cache
     role = f"{CACHE_ROLE}/{node.settings.cache.node}"
     return RoleReport(
         stream, role, time.time_ns() // 1000, cache.generation, max(cache.visible, 0),

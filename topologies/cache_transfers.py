@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from pipeline.cache.blocks import Block
 from pipeline.cache.protocol import Request, accept_block, decode_answer, encode_answer, encode_request
@@ -26,9 +25,7 @@ from pipeline.fusion.frame import FrameError
 from pipeline.fusion.messages import Kind, Message, Priority
 from schemas.errors import SchemaError
 from schemas.fusion_block import FusionBlock, encode_fusion_block
-
-if TYPE_CHECKING:
-    from topologies.cache_node import CacheNode
+from topologies.cache_state import NodeState
 
 log = logging.getLogger(__name__)
 FETCH_S = 0.5  # then another way is tried, or the target asked
@@ -59,7 +56,7 @@ class Asked:
 class Transfers:
     """This node's requests and answers. Runs in the event loop's thread. `send` queues a message for a peer."""
 
-    def __init__(self, node: CacheNode, send: Callable[[str, Message], bool]) -> None:
+    def __init__(self, node: NodeState, send: Callable[[str, Message], bool]) -> None:
         self._node = node
         self._me = node.settings.cache.node
         self._buckets = node.settings.cache.buckets
@@ -219,8 +216,9 @@ class Transfers:
         """Send the block once it is as new as asked for; say so when it is not here."""
         node, record = self._node, None
         try:
-            await node.wait_visible(request.block.stream, request.version, ANSWER_S)
-            cache = node.readers[request.block.stream].follower.cache
+            reader = node.readers[request.block.stream]
+            await reader.wait_visible(request.version, ANSWER_S)
+            cache = reader.follower.cache
             if cache.generation == request.generation:
                 record = self.record(request.block)
         except HeadraceError as error:

@@ -16,7 +16,8 @@ from pipeline.cache.conflict import NO_ROW
 from pipeline.errors import RetriableError
 from topologies.cache_checks import KEY_PARTS_MAX, ROWS_MAX
 from topologies.cache_http import make_app
-from topologies.cache_node import CacheNode, NotYetError, RowAnswer
+from topologies.cache_node import CacheNode, RowAnswer
+from topologies.cache_reader import NotYetError
 from topologies.settings_file import load_settings
 
 CONFIG = """

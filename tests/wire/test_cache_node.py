@@ -20,7 +20,8 @@ from schemas.change_batch import Relation
 from schemas.rows import pack_fields
 from tests.properties.model import fields, table
 from topologies.cache_follower import StreamFollower
-from topologies.cache_node import CacheNode, NotYetError, RowAnswer, StreamReader
+from topologies.cache_node import CacheNode, RowAnswer
+from topologies.cache_reader import NotYetError, StreamReader
 from topologies.cache_transfers import Fetched, Transfers
 from topologies.settings_file import load_settings
 from topologies.stream_settings import StreamConfig
