@@ -24,6 +24,7 @@ _PER_OCTAVE = 4
 _COUNT = "Q"
 _PACKED_COUNT = "I"
 _PACKED_COUNT_MAX = (1 << 32) - 1
+_EMPTY = bytes(BUCKETS * array(_COUNT).itemsize)
 
 
 def bucket_of(lag_us: int) -> int:
@@ -48,7 +49,7 @@ class Histogram:
     __slots__ = ("counts",)
 
     def __init__(self, counts: Iterable[int] | None = None) -> None:
-        self.counts = array(_COUNT, counts if counts is not None else [0] * BUCKETS)
+        self.counts = array(_COUNT, counts if counts is not None else _EMPTY)
 
     def add(self, lag_us: int, count: int = 1) -> None:
         """Count one lag (or `count` equal ones)."""
@@ -105,8 +106,11 @@ class Histogram:
 
     def encode(self) -> bytes:
         """Return a packed form, trailing zeros left out."""
-        last = max((n for n, count in enumerate(self.counts) if count), default=-1)
-        return pack(array(_PACKED_COUNT, [min(count, _PACKED_COUNT_MAX) for count in self.counts[: last + 1]]))
+        written = len(self.counts.tobytes().rstrip(b"\0"))
+        counts = self.counts[: -(-written // self.counts.itemsize)]
+        if max(counts, default=0) > _PACKED_COUNT_MAX:
+            counts = array(_COUNT, [min(count, _PACKED_COUNT_MAX) for count in counts])
+        return pack(array(_PACKED_COUNT, counts))
 
     @classmethod
     def decode(cls, data: bytes) -> Histogram:

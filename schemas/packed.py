@@ -28,9 +28,8 @@ def pack(values: array[int]) -> bytes:
 
 def unpack(typecode: str, data: bytes, name: str) -> array[int]:
     """Return the array in `data`. Raises SchemaError when its size is not a multiple of the item's."""
-    values = array(typecode)
     try:
-        values.frombytes(data)
+        values = array(typecode, data)
     except ValueError as error:
         raise SchemaError(f"{name}: {len(data)} bytes are no whole number of items") from error
     if _SWAP:
