@@ -4,8 +4,8 @@ pgbench starts transactions by a clock (Poisson), whether earlier ones have ende
 commit timestamps say when a transaction committed; on the target a deferred trigger writes the time at
 which the commit begins, for both contestants alike. "From schedule" counts from the moment at which the
 transaction should have begun on the source, so a stalled source hides nothing (coordinated omission).
-Target commits are asynchronous, native's default. "Row by row" is the same pipeline with the baseline's way of
-applying: one prepared statement a row, one commit a transaction, pipelined.
+Target commits are asynchronous, native's default, or durable with `--durable`. "Row by row" is the same pipeline with
+the baseline's way of applying: one prepared statement a row, one commit a transaction, pipelined.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.store import Run, Sample, samples, spread, values
 
 TITLE = "Latency"
 WHO = ("native", "row by row", "Headrace")
+DURABLE = ", durable"
 CLIENTS = 8
 WARM_S, WARM_TPS = 20, 500  # the broker compiles meanwhile, as one does that has served for a while
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rates", default="100,500,2000", help="transactions a second, separated by commas")
     parser.add_argument("--seconds", type=int, default=20, help="of load at each rate")
     parser.add_argument("--lanes", type=int, default=1, help="apply lanes of Headrace")
+    parser.add_argument("--durable", action="store_true", help="flush each commit of the target")
 
 
 def run(given: argparse.Namespace) -> Iterator[Sample]:
@@ -65,23 +67,28 @@ def _repetition(bench: Servers, given: argparse.Namespace, seed: int) -> Iterato
     rates = [int(rate) for rate in given.rates.split(",")]
     for who in WHO:
         TICKS.initialise(bench, bench.source, "postgres")
-        contestant = _contestant(bench, who, seed, given.lanes)
+        contestant = _contestant(bench, who, seed, given)
         contestant.start()
         _load(bench, WARM_TPS, WARM_S, seed)
         _wait_until_equal(bench, contestant)
         for rate in rates:
-            yield Sample(f"{who}, {rate} TPS", seed, _measure(bench, contestant, rate, given.seconds, seed))
+            yield Sample(
+                f"{who}{DURABLE if given.durable else ''}, {rate} TPS",
+                seed,
+                _measure(bench, contestant, rate, given.seconds, seed),
+            )
         contestant.stop()
         contestant.check()
         contestant.drop()
 
 
-def _contestant(bench: Servers, who: str, seed: int, lanes: int) -> Native | Headrace:
+def _contestant(bench: Servers, who: str, seed: int, given: argparse.Namespace) -> Native | Headrace:
+    commit = "on" if given.durable else "off"
     if who == "native":
-        return Native(bench, TICKS, f"native{seed}", "off", Backlog())
+        return Native(bench, TICKS, f"native{seed}", commit, Backlog())
     if who == "row by row":
-        return RowwisePipeline(bench, TICKS, f"row{seed}", "off", Backlog())
-    return Headrace(bench, TICKS, f"hr{seed}", "off", Backlog(), lanes=lanes)
+        return RowwisePipeline(bench, TICKS, f"row{seed}", commit, Backlog())
+    return Headrace(bench, TICKS, f"hr{seed}", commit, Backlog(), lanes=given.lanes)
 
 
 def _load(bench: Servers, rate: int, seconds: int, seed: int) -> None:
@@ -162,8 +169,8 @@ def section(runs: Sequence[Run]) -> str:
         "| rate | contestant | p50 | p95 | p99 (range) | p99.9 | mean | variance | p99 from schedule |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for rate in _rates(found):
-        for who in WHO:
+    for rate in rates_of(found):
+        for who in (*WHO, *(f"{who}{DURABLE}" for who in WHO)):
             case = f"{who}, {rate} TPS"
             if not values(found, case, "p50 ms"):
                 continue
@@ -175,7 +182,7 @@ def section(runs: Sequence[Run]) -> str:
                 f"| {spread(values(found, case, 'schedule p99 ms'), '.2f')} |"
             )
     lines += ["", "Cores that each process kept busy, median:", ""]
-    for rate in _rates(found):
+    for rate in rates_of([sample for sample in found if DURABLE not in sample.case]):
         case = f"Headrace, {rate} TPS"
         metrics = dict.fromkeys(name for sample in found if sample.case == case for name in sample.metrics)
         cores = {name.removeprefix("cores "): median(values(found, case, name)) for name in metrics if "cores" in name}
@@ -183,14 +190,15 @@ def section(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _rates(found: Sequence[Sample]) -> list[int]:
-    return sorted({int(sample.case.split(", ")[1].split()[0]) for sample in found})
+def rates_of(found: Sequence[Sample]) -> list[int]:
+    """The rates of the samples, ascending."""
+    return sorted({int(sample.case.split(", ")[-1].split()[0]) for sample in found})
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
     """Write the section's chart; return its name."""
-    found = samples(runs)
-    rates = _rates(found)
+    found = [sample for sample in samples(runs) if DURABLE not in sample.case]
+    rates = rates_of(found)
     series: dict[str, list[float | None]] = {}
     for who in WHO:
         for quantile in ("p50", "p99"):

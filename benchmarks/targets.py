@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks import store
+from benchmarks.latency import DURABLE, rates_of
 from benchmarks.store import Option, Sample, ratios, samples, spread, values
 
 NOT_MEASURED = "not measured"
@@ -96,15 +97,15 @@ def _latency(rate: int) -> Callable[[], Figures]:
     return figures
 
 
-def _less_lag(metric: str) -> Callable[[], Figures]:
+def _less_lag(metric: str, *, durable: bool) -> Callable[[], Figures]:
     """At the highest rate that was measured."""
 
     def figures() -> Figures:
-        found = samples(store.load("latency"))
-        rates = [int(s.case.split(", ")[1].split()[0]) for s in found if s.case.startswith("row by row")]
+        found = samples(store.load("latency"), lambda options: bool(options.get("durable")) == durable)
+        rates = rates_of(found)
         if not rates:
             return Figures()
-        at = f"{max(rates)} TPS"
+        at = f"{f'{DURABLE[2:]}, ' if durable else ''}{rates[-1]} TPS"
         return _against(found, f"Headrace, {at}", f"row by row, {at}", f"{metric} ms", f"{{:.1f}} ({at})")
 
     return figures
@@ -222,9 +223,11 @@ TARGETS = (
     ),
     *(
         Target(
-            f"lag under the highest open load, {metric}", "the same pipeline, applied row by row", wanted,
-            "make bench-latency", _less_lag(metric),
+            f"lag under the highest open load, {'durable' if durable else 'asynchronous'}, {metric}",
+            "the same pipeline, applied row by row", wanted,
+            f"make bench-latency{' ARGS=--durable' if durable else ''}", _less_lag(metric, durable=durable),
         )
+        for durable in (False, True)
         for metric, wanted in (("mean", "0.5x"), ("p99", "0.4x"), ("variance", "0.3x"))
     ),
     Target(
