@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import struct
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,13 +13,14 @@ from psycopg import pq
 from psycopg.adapt import Transformer
 
 from connectors.errors import KeyTextError
+from connectors.postgres.unlike_python import adapters
 from schemas.change_batch import Column, Relation
 from schemas.rows import Field, pack_fields, row_fields
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 _INTEGERS = {"int2": struct.Struct("!h"), "int4": struct.Struct("!i"), "int8": struct.Struct("!q")}
 _STRINGS = ("text", "varchar", "name")
-_TRANSFORMER = Transformer()
+_TRANSFORMER = Transformer(adapters())
 _TYPES = psycopg.adapters.types
 Ask = Callable[[Column, str], bytes]
 
@@ -52,8 +54,8 @@ def _encode(text: str, column: Column, ask: Ask) -> bytes:
 def decode_row(relation: Relation, row: bytes) -> dict[str, Json]:
     """Return the columns of a COPY tuple by name. Raises SchemaError.
 
-    Numbers of arbitrary precision, times and UUIDs are strings; a type without a decoder is the hexadecimal
-    form of its bytes, like a `bytea`.
+    Numbers of arbitrary precision, times, UUIDs and floats that JSON has no number for are strings; a type without a
+    decoder is the hexadecimal form of its bytes, like a `bytea`.
     """
     fields = row_fields(row, len(relation.columns))
     return {column.name: _decode(field, column) for field, column in zip(fields, relation.columns, strict=True)}
@@ -73,6 +75,8 @@ def _decode(field: Field, column: Column) -> Json:
 
 def _plain(value: object) -> Json:
     """A Python value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes | bytearray | memoryview):

@@ -22,7 +22,7 @@ TABLES = (
     "CREATE TABLE thing (id int8 PRIMARY KEY, name text, price numeric(8,2), made timestamptz, big text)",
     "CREATE TABLE pair (a text, b int4, c uuid, PRIMARY KEY (a, b))",
     "CREATE TABLE altered (a text, b int4, c uuid, PRIMARY KEY (a, b))",
-    "CREATE TABLE day (on_day date PRIMARY KEY, words text[], data jsonb)",
+    "CREATE TABLE day (on_day date PRIMARY KEY, words text[], data jsonb, span interval, until timestamptz)",
     "CREATE TABLE amount (id numeric PRIMARY KEY, n int)",
     "CREATE TABLE hidden (id int PRIMARY KEY)",
 )
@@ -64,7 +64,7 @@ def test_values_and_keys_of_many_types(rig: Rig, nodes: Nodes, client: CacheClie
     rig.source(
         "INSERT INTO thing VALUES (1001, 'köln', 12.50, '2026-01-02 03:04:05+00', 'x')",
         "INSERT INTO pair VALUES ('a/b c', -5, '7d444840-9dc0-11d1-b245-5ffdce74fad2')",
-        "INSERT INTO day VALUES ('2026-11-24', '{one,two}', '{\"k\": [1, null]}')",
+        "INSERT INTO day VALUES ('2026-11-24', '{one,two}', '{\"k\": [1, null]}', '1 month -2 days 4.5 s', 'infinity')",
     )
     at = nodes.mark()
     assert client.row(rig.stream, "public.thing", 1001, min_position=at).values == {
@@ -75,8 +75,12 @@ def test_values_and_keys_of_many_types(rig: Rig, nodes: Nodes, client: CacheClie
     }  # fmt: skip
     for text in ("2026-11-24", "24 November 2026"):
         found = client.row(rig.stream, "day", text, min_position=at)
-        assert found.values == {"on_day": "2026-11-24", "words": ["one", "two"], "data": {"k": [1, None]}}
+        assert found.values == {
+            "on_day": "2026-11-24", "words": ["one", "two"], "data": {"k": [1, None]}, "span": "P1M-2DT4.5S",
+            "until": "infinity",
+        }  # fmt: skip
         assert found.origin == "cache"
+    assert rig.target_rows("SELECT span = 'P1M-2DT4.5S' FROM day") == [(True,)]
 
 
 def test_deleted_moved_and_toasted_rows(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
