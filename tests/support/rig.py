@@ -97,6 +97,7 @@ class Rig:
         self.config: StreamConfig = self.settings.streams[0]
         self.roles: dict[str, Role] = {}
         self.environment: dict[str, dict[str, str]] = {}  # role -> what it has besides this process's
+        self.programs: dict[str, Sequence[str]] = {}  # role -> what is run for it instead of `headrace ROLE`
         self.faults: Counter[str] = Counter()
         self.peak_mib = MemoryPeaks()
         self._lock = threading.RLock()
@@ -215,10 +216,12 @@ class Rig:
             if code == EX_OPERATOR:
                 role.wanted, role.gave_up = False, True
         if role.wanted:
+            kind = role.name.partition("-")[0]
+            command = [sys.executable, "-m", "headrace.cli", kind, "-c", str(self.config_path)]
             with role.log_path.open("ab") as log:
                 role.process = subprocess.Popen(
-                    [sys.executable, "-m", "headrace.cli", role.name.partition("-")[0], "-c", str(self.config_path)],
-                    cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    self.programs.get(role.name, command), cwd=_ROOT, stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log, start_new_session=True,
                     env={
                         **os.environ, "HEADRACE_SUPERVISOR_PID": str(os.getpid()),
                         ENV_INSTANCE: f"{self.stream}-{role.name}", ENV_FAILPOINTS: role.failpoints,
