@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,16 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(directory_app, name="directory")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """What holds for every command."""
+    if show:
+        sys.stdout.write(f"headrace {metadata.version('headrace')}\n")
+        raise typer.Exit
 
 
 class ExplainFormat(StrEnum):

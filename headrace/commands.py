@@ -24,7 +24,7 @@ from headrace.status import stream_status
 from headrace.status_text import seconds_text, status_table
 from headrace.streams import chosen_streams, source_admin, target_admin
 from headrace.table_resync import planned_table_resync, resync_tables
-from headrace.verify import as_json, as_table, verify_stream
+from headrace.verify import advice, as_json, as_table, verify_stream
 from headrace.wait import wait_for_target
 from pipeline.errors import ConfigError
 from schemas.packed import COMPILED
@@ -53,6 +53,9 @@ def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: 
         console.print_json(json.dumps(as_json(checks)))
     else:
         console.print(as_table(checks))
+        for each, check in zip(streams, checks, strict=True):
+            for line in advice(each, check, config):
+                console.print(escape(line), soft_wrap=True)
     return EX_FAILURE if any(check.differences for check in checks) else EX_OK
 
 

@@ -26,6 +26,7 @@ EXPECTED_ERRORS = (HeadraceError, EmbeddedError, SchemaError, RefusedError, Kafk
 # ERROR is of no use (retries that succeed), or repeated by our own errors.
 LIBRARIES = {
     "faust": logging.WARNING, "mode": logging.WARNING, "asyncio": logging.WARNING,
+    "mode.timers": logging.ERROR,  # a tick of ours that took longer than its interval
     "aiokafka": logging.ERROR, "headrace.kafka": logging.ERROR,
 }  # fmt: skip
 REPEAT_S = 30.0  # Kafka's clients repeat "connection refused" a hundred times a second

@@ -35,6 +35,9 @@ def list_letters(config: Config = DEFAULT_CONFIG, stream: Stream = None, json: J
     if json:
         _print_json([_summary(letter) for letter in found])
         return
+    if not found:
+        _console().print("no dead letters")
+        return
     table = Table("stream", "position", "committed", "tables", "error", title="Dead letters")
     for letter in found:
         summary = _summary(letter)

@@ -72,7 +72,7 @@ def _lags(status: StreamStatus) -> tuple[float | None, ...]:
 def _level(status: StreamStatus) -> str:
     style = LEVEL_STYLES[status.level]
     behind = "" if status.behind_s is None else f", target behind by {seconds_text(status.behind_s)}"
-    reason = f"\n{status.level_reason}" if status.level_reason else ""
+    reason = f"\nraised when {status.level_reason}" if status.level not in ("ok", "no monitor") else ""
     return f"[{style}]{status.level}[/{style}]{behind}{reason}"
 
 
@@ -82,7 +82,7 @@ def _stages(windows: Sequence[LagWindow]) -> Iterator[str]:
         found = {window.seconds: window for window in windows if window.stage == stage and window.p50_s is not None}
         if found:
             spans = (
-                f"{_span(s)} {seconds_text(found[s].p50_s)} / {seconds_text(found[s].p99_s)}"
+                f"{seconds_text(found[s].p50_s)} / {seconds_text(found[s].p99_s)} in {_span(s)}"
                 for s in WINDOWS_S if s in found
             )  # fmt: skip
             yield f"{stage}: {', '.join(spans)}"
@@ -127,6 +127,8 @@ def seconds_text(seconds: float | None) -> str:
     """A duration with its unit: µs to hours."""
     if seconds is None:
         return "-"
+    if seconds == 0:
+        return "0 s"
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

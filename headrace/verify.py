@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from rich.table import Table
 
@@ -58,8 +60,22 @@ def as_table(checks: Sequence[StreamCheck]) -> Table:
     for column in ("source rows", "target rows", "differences"):
         table.add_column(column, justify="right")
     for check in checks:
-        for row in check.tables:
+        for row in sorted(check.tables, key=lambda table: table.table):
             style = "red" if row.differences else ""
             numbers = (row.source_rows, row.target_rows, row.differences)
             table.add_row(check.stream, row.table, *(f"{number:,}" for number in numbers), style=style)
     return table
+
+
+def advice(stream: StreamConfig, check: StreamCheck, config: Path) -> list[str]:
+    """What to do about a stream's differences, a line each; nothing when there are none."""
+    wrong = [table.table for table in check.tables if table.differences]
+    if not wrong:
+        return []
+    begin = ["headrace", "resync", "-c", str(config), "--stream", stream.name, "--table"]
+    mapping = stream.source_settings().mapping
+    commands = []
+    for name in wrong:
+        schema, _, table = name.partition(".")
+        commands.append(shlex.join([*begin, ".".join(mapping.target_name((schema, table))), "--yes"]))
+    return ["A changed row counts as two differences. To copy a table anew while its stream goes on:", *commands]

@@ -168,7 +168,14 @@ class Apply:
                 where.offset = self._start_offset(stream, lane, where)
                 self._workers[where.partition] = self._start_worker(stream, lane)
         consumer.incremental_assign(partitions)
-        log.info("lanes assigned: %s", ", ".join(sorted(worker.name for worker in self._workers.values())) or "none")
+        log.info("lanes assigned: %s", self._lanes_text() or "none")
+
+    def _lanes_text(self) -> str:
+        numbers: dict[str, list[int]] = {}
+        for partition in sorted(self._workers):
+            number, lane = divmod(partition, LANES_MAX)
+            numbers.setdefault(self._streams[number].name, []).append(lane)
+        return "; ".join(f"{stream}/{runs_text(lanes)}" for stream, lanes in numbers.items())
 
     def _start_offset(self, stream: StreamConfig, lane: int, where: TopicPartition) -> int:
         """The ledger's next offset of the lane; the committed one where there is no ledger yet."""
@@ -242,6 +249,17 @@ class Apply:
             self._producer.poll(0)
         except BufferError:
             log.warning("progress of %s/%d was not sent: the producer is full", progress.stream, progress.lane)
+
+
+def runs_text(numbers: list[int]) -> str:
+    """Ascending numbers as runs: "0-3, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _log_refused(error: KafkaError | None, _: list[TopicPartition]) -> None:

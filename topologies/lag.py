@@ -118,6 +118,7 @@ class Monitor:
         self._reports = settings.topic("reports")
         url = settings.monitor.webhook_url
         self._metrics = Metrics()
+        self._idle: set[str] = set()  # streams that were told to have nothing to do
         self._webhook = Webhook(url.get_secret_value()) if url is not None else None
 
     def run(self) -> None:
@@ -140,7 +141,7 @@ class Monitor:
                     for lag in self._tick():
                         producer.produce(self._topic, encode_lag(lag), key=lag.stream)
                         if now_s - logged_s >= LOG_S:
-                            log.info("%s", summary_text(lag))
+                            self._say(lag)
                     logged_s = now_s if now_s - logged_s >= LOG_S else logged_s
                 producer.poll(0)
         finally:
@@ -150,6 +151,14 @@ class Monitor:
                 self._webhook.close()
             if server is not None:
                 server.close()
+
+    def _say(self, lag: Lag) -> None:
+        """Log the summary; that a stream has nothing to do is said once."""
+        window = lag.window(SHORT_S, STAGE)
+        idle = lag.age_s == 0 and (window is None or not window.transactions)
+        if not idle or lag.stream not in self._idle:
+            log.info("%s", summary_text(lag))
+        (self._idle.add if idle else self._idle.discard)(lag.stream)
 
     def _consumer(self) -> Consumer:
         """Progress from now on; of the reports, which are compacted, also the last of each role."""
@@ -193,12 +202,12 @@ class Monitor:
 def summary_text(lag: Lag) -> str:
     """The shortest window in a line."""
     window = lag.window(SHORT_S, STAGE)
-    age = "not known" if lag.age_s is None else f"{lag.age_s:,.1f} s"
+    age = "the lag is not known yet" if lag.age_s is None else f"target behind by {lag.age_s:,.1f} s"
     if window is None or window.p50_s is None or window.p95_s is None or window.p99_s is None:
-        return f"stream {lag.stream}: nothing applied in the last {SHORT_S} s; target behind by {age}"
+        return f"stream {lag.stream}: nothing applied in the last {SHORT_S} s; {age}"
     p50, p95, p99 = (value * 1000 for value in (window.p50_s, window.p95_s, window.p99_s))
     return (
         f"stream {lag.stream}: lag p50 {p50:,.0f} ms, p95 {p95:,.0f} ms, p99 {p99:,.0f} ms; "
         f"{window.transactions / SHORT_S:,.0f} transactions/s in {lag.lanes} lanes, {lag.queued} units queued; "
-        f"target behind by {age}"
+        f"{age}"
     )

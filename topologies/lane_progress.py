@@ -18,9 +18,10 @@ def applied_report(
     """A target transaction that was committed just now; the waits of its units were met at `begun_us`."""
     last = group[-1]
     now_us = time.time_ns() // 1000
+    transactions = 0 if last.batch.kind == "snapshot" else transactions_of(group)  # as the ledger counts
     return Progress(
         stream, last.unit.generation, lane, last.unit.epoch, last.unit.seq, last.batch.last_position,
-        last.batch.commit_times_us[-1], now_us, transactions_of(group), applied.rows,
+        last.batch.commit_times_us[-1], now_us, transactions, applied.rows,
         queued, stage_lags(group, begun_us, now_us),
     )  # fmt: skip
 

@@ -40,7 +40,10 @@ def remove_predecessor(settings: Settings, group: str) -> None:
                 loop.close()
             log.info("group %s: the member that this process replaces has left", group)
     except (KafkaException, AiokafkaError, TimeoutError, OSError) as error:
-        log.info("group %s: the member that this process replaces stays until its session ends: %s", group, error)
+        log.info(
+            "group %s: no answer about a member that this process replaces (%s); if there is one, it stays until its "
+            "session ends", group, str(error) or type(error).__name__,
+        )  # fmt: skip
 
 
 async def _leave(settings: Settings, group: str, members: list[str]) -> None:

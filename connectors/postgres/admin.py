@@ -13,9 +13,11 @@ from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.replication import parse_lsn
 from connectors.postgres.sequences import read_sequences, set_sequences
 from connectors.postgres.slot import (
+    FOREIGN_REMEDY,
     SourceTable,
     drop_publications,
     drop_slot,
+    foreign_slot,
     left_out_tables,
     publications_exist,
     published_tables,
@@ -98,6 +100,8 @@ class PostgresSourceAdmin:
         return findings
 
     def _check_slots(self, conn: psycopg.Connection, where: str) -> list[Finding]:
+        if found := foreign_slot(conn, self._stream):
+            return [Finding(True, where, found, FOREIGN_REMEDY)]
         active = _value(conn, "SELECT active FROM pg_replication_slots WHERE slot_name = %s", [slot_name(self._stream)])
         if active is not None:
             return []

@@ -33,6 +33,7 @@ class SourceTable:
 
 
 _LOCK_TIMEOUT = "1s"
+FOREIGN_REMEDY = "Give this stream another name: a server has one slot of a name for all its databases"
 
 
 def slot_name(stream: str) -> str:
@@ -89,6 +90,27 @@ def check_wal_level(conn: psycopg.Connection) -> None:
             f"the source has wal_level={row[0] if row else '?'}, logical decoding needs wal_level=logical: "
             "ALTER SYSTEM SET wal_level = logical, then restart the server"
         )
+
+
+_OWN = "plugin = 'pgoutput' AND database = current_database()"  # slots have one space of names in a server
+_FOREIGN = f"""
+SELECT coalesce('plugin ' || plugin, 'a physical slot'), database FROM pg_replication_slots
+ WHERE slot_name = %s AND ({_OWN}) IS NOT TRUE
+"""
+
+
+def foreign_slot(conn: psycopg.Connection, stream: str) -> str:
+    """Whose slot it is that has the stream's name without being the stream's; empty when there is none."""
+    row = conn.execute(_FOREIGN.encode(), [slot_name(stream)]).fetchone()
+    if row is None:
+        return ""
+    return f"replication slot {slot_name(stream)} is somebody else's ({row[0]}, database {row[1] or 'none'})"
+
+
+def require_no_foreign_slot(conn: psycopg.Connection, stream: str) -> None:
+    """Raise ConfigError when somebody else has the slot of the stream's name."""
+    if found := foreign_slot(conn, stream):
+        raise ConfigError(f"stream {stream}: {found}. {FOREIGN_REMEDY}")
 
 
 def ensure_publications(conn: psycopg.Connection, stream: str, tables: list[SourceTable]) -> list[str]:
@@ -252,14 +274,15 @@ def claim_snapshot(conn: psycopg.Connection, stream: str) -> None:
 
 
 def drop_slot(conn: psycopg.Connection, slot: str) -> bool:
-    """Drop the slot if it exists, ending a walsender that still holds it; whether it existed."""
+    """Drop the slot if it exists and is Headrace's, ending a walsender that still holds it; whether it existed."""
     conn.execute(
         "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
-        " WHERE slot_name = %s AND active_pid IS NOT NULL", [slot],
+        f" WHERE slot_name = %s AND active_pid IS NOT NULL AND {_OWN}".encode(), [slot],
     )  # fmt: skip
     dropped = conn.execute(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
-    )
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        f" WHERE slot_name = %s AND {_OWN}".encode(), [slot],
+    )  # fmt: skip
     return dropped.rowcount > 0
 
 

@@ -22,6 +22,7 @@ from connectors.postgres.slot import (
     check_wal_level,
     claim_snapshot,
     ensure_publications,
+    require_no_foreign_slot,
     slot_name,
     source_tables,
 )  # fmt: skip
@@ -76,6 +77,7 @@ class PostgresSource:
         # Kept open until the stream runs: an advisory lock on it is held while a snapshot is taken.
         with connect(settings.dsn, f"headrace {self._stream} capture") as conn:
             check_wal_level(conn)
+            require_no_foreign_slot(conn, self._stream)
             with translated(f"stream {self._stream}: reading the source's catalogue"):
                 tables = source_tables(conn, settings)
                 if not anew:

@@ -39,6 +39,7 @@ class Progress(AbstractContextManager["Progress"]):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._started_s = time.monotonic()
         self._said_s = 0.0
 
     def __enter__(self) -> Self:
@@ -53,8 +54,8 @@ class Progress(AbstractContextManager["Progress"]):
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self._console.print(text, soft_wrap=True)
+        """Print a line that stays, after the seconds since the start."""
+        self._console.print(f"{time.monotonic() - self._started_s:6.1f} s  {text}", soft_wrap=True)
 
     def show(self, moment: Moment) -> None:
         """Show the present moment."""

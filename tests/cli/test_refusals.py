@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace.console import EX_CONFIG, EX_FAILURE, EX_OK
 from headrace.embedded import EmbeddedPostgres
 from tests.cli.conftest import Setup, Starter, execute
+from tests.conftest import fresh_database
 
 pytestmark = pytest.mark.integration
 
@@ -112,6 +113,27 @@ def test_slot_in_use(setup: Setup, start: Starter) -> None:
     assert "Is a second capture of this stream running?" in second.text()
     assert first.stop() == EX_OK
     assert second.stop() == EX_OK
+
+
+@pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
+def test_slot_of_somebody_else(setup: Setup, start: Starter, source_pg: EmbeddedPostgres, plugin: str) -> None:
+    """The name is taken by another database's stream, or by another program: nobody's slot is dropped."""
+    slot = f"headrace_{setup.stream}"
+    with fresh_database(source_pg) as other:
+        dsn = other if plugin == "pgoutput" else setup.source
+        execute(dsn, f"SELECT pg_create_logical_replication_slot('{slot}', '{plugin}')")
+        found = f"replication slot {slot} is somebody else's (plugin {plugin}, database "
+        capture = start(setup.start("capture"))
+        outcome = setup.run("check")
+        assert outcome.code == EX_FAILURE
+        assert f"{found}{conninfo_to_dict(dsn)['dbname']})" in outcome.out
+        assert "remedy: Give this stream another name" in outcome.out
+        assert capture.end() == EX_CONFIG
+        assert found in capture.text()
+        dropped = setup.run("drop", "--yes")
+        assert dropped.code == EX_OK
+        assert slot not in dropped.out
+        execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")  # still there
 
 
 def test_topic_with_wrong_partitions(setup: Setup, start: Starter) -> None:

@@ -43,8 +43,13 @@ def test_from_the_first_row_to_the_last_trace(setup: Setup, start: Starter) -> N
     assert status.code == EX_OK
     [found] = json.loads(status.out)
     assert (found["state"], found["dead_letters"], found["last_error"]) == ("running", 0, "")
-    assert found["transactions_last_minute"] >= 2
-    assert 0 < found["lag_p50_s"] <= found["lag_p99_s"] < 30
+    # The rows of the snapshot count as rows; its parts are no transactions of the source.
+    assert (found["transactions"], found["transactions_last_minute"], found["rows"]) == (2, 2, 5)
+    assert 0 < found["lag_p50_s"] <= found["lag_p95_s"] <= found["lag_p99_s"] < 30
+    assert 0 < found["generation"] < found["watermark"] <= found["source_position"]
+    assert found["lanes"]
+    for lane in found["lanes"]:
+        assert (lane["seq"] > 0, lane["queued"], lane["epoch"] > 0) == (True, 0, True)
     assert "lag p50 / p95 / p99" in setup.run("status").out
     watch = start(setup.start("status", "--watch"))
     watch.await_text("by stage, p50 / p99")
@@ -55,6 +60,7 @@ def test_from_the_first_row_to_the_last_trace(setup: Setup, start: Starter) -> N
     differs = setup.run("verify")
     assert differs.code == EX_FAILURE
     assert re.search(r"public\.items +│ +4 │ +4 │ +2 │", differs.out)
+    assert f"headrace resync -c {setup.path} --stream {setup.stream} --table public.items --yes\n" in differs.out
 
     assert "stop `headrace run`" in setup.run("drop", "--yes").err
     assert run.stop() == EX_OK

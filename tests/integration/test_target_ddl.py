@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from connectors.errors import RefusedError
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import RetriableError
 from tests.support.direct import DirectStream, on_both
@@ -30,4 +31,18 @@ def test_a_type_that_changes_on_the_target_is_read_again(source_db: str, target_
         stream.new_lane()
         stream.apply(batch)
         assert stream.rows("SELECT v, w FROM t WHERE id = 2002") == [(2002.0, 2002)]
+        assert not stream.differing(["public.*"])
+
+
+@pytest.mark.parametrize("rows", [1, 500])
+def test_a_table_that_is_missing_on_the_target_is_named(source_db: str, target_db: str, rows: int) -> None:
+    on_both([source_db, target_db], "CREATE TABLE t (id int PRIMARY KEY, v int, w int8, f text)")
+    with DirectStream(SourceSettings(source_db, ("public.*",)), TargetSettings(target_db)) as stream:
+        stream.there.execute("ALTER TABLE t RENAME TO away")
+        batch = stream.write(f"INSERT INTO t SELECT n, n, n, '' FROM generate_series(1, {rows}) n")
+        with pytest.raises(RefusedError, match=r"table public\.t does not exist on the target; create it there"):
+            stream.apply(batch)
+        stream.there.execute("ALTER TABLE away RENAME TO t")
+        stream.new_lane()
+        stream.apply(batch)
         assert not stream.differing(["public.*"])
