@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("connectors/postgres/_pump.pyx", "schemas/_packed.pyx")
+SOURCES = ("connectors/postgres/_pump.pyx", "connectors/postgres/_arrays.pyx", "schemas/_packed.pyx")
 BUILD = """
 import sys
 from Cython.Build import cythonize

@@ -27,7 +27,7 @@ from connectors.postgres.replication import lsn_text
 TITLE = "Apply against one statement a row"
 LANES = (1, 2, 4, 8, 16)
 DELAY_MS = 1.0  # each way
-BOUNDED = 100  # transactions a commit, where lanes are compared
+LANES_ARGUMENTS = "--lanes-only --load accounts --transactions 60000 --bound 20"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", default="tpcb", choices=LOADS)
     parser.add_argument("--transactions", type=int, default=50_000)
     parser.add_argument("--lanes-only", action="store_true", help="compare lane counts, target 2 ms away")
+    parser.add_argument("--bound", type=int, default=20, help="transactions a commit, where lanes are compared")
 
 
 def run(given: argparse.Namespace) -> Iterator[Sample]:
@@ -45,7 +46,7 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
         for seed in range(given.first_seed, given.first_seed + given.repetitions):
             if given.lanes_only:
                 load.initialise(bench, bench.source, "postgres")
-                yield from _lanes(bench, load, given.transactions, seed)
+                yield from _lanes(bench, load, given, seed)
             else:
                 for sync in SYNC_TITLES:
                     load.initialise(bench, bench.source, "postgres")  # the targets of a pair begin empty
@@ -62,7 +63,7 @@ def _pair(bench: Servers, load: Load, transactions: int, seed: int, sync: str) -
     yield Sample(f"Headrace, {SYNC_TITLES[sync]}", seed, _apply(ours))
 
 
-def _lanes(bench: Servers, load: Load, transactions: int, seed: int) -> Iterator[Sample]:
+def _lanes(bench: Servers, load: Load, given: argparse.Namespace, seed: int) -> Iterator[Sample]:
     command = [sys.executable, "-m", "benchmarks.proxy", str(bench.target.port), str(DELAY_MS)]
     proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -72,10 +73,11 @@ def _lanes(bench: Servers, load: Load, transactions: int, seed: int) -> Iterator
         for lanes in LANES:
             name = f"hr{seed}_{lanes}"
             dsn = make_conninfo(bench.target.dsn(name), port=port)
-            contestants.append(
-                Headrace(bench, load, name, "off", backlog, lanes=lanes, merge=BOUNDED, window=BOUNDED, target_dsn=dsn)
-            )
-        fill(bench, load, backlog, transactions, seed)
+            contestants.append(Headrace(
+                bench, load, name, "off", backlog, lanes=lanes, merge=given.bound, window=given.bound * lanes,
+                target_dsn=dsn,
+            ))  # fmt: skip
+        fill(bench, load, backlog, given.transactions, seed)
         for lanes, contestant in zip(LANES, contestants, strict=True):
             _capture(bench, contestant)
             yield Sample(f"{lanes} lanes", seed, _apply(contestant))
@@ -177,25 +179,34 @@ def section(runs: Sequence[Run]) -> str:
             ratio = spread(ratios(found, f"Headrace, {sync}", base, "tps"), ".2f")
             lines.append(f"| Headrace, {sync} | {spread(values(found, f'Headrace, {sync}', 'tps'))} | {ratio} |")
         lines.append("")
-    found = samples(runs, lambda options: bool(options["lanes_only"]))
-    if found:
-        lines += [
-            "### Lanes, target 2 ms away", "",
-            f"At most {BOUNDED} transactions a commit. `make bench-baseline ARGS='--lanes-only --load accounts'`", "",
-            "| lanes | TPS, median (range) | ratio to one lane |", "|---|---|---|",
-        ]  # fmt: skip
-        for lanes in LANES:
-            case = f"{lanes} lanes"
-            ratio = spread(ratios(found, case, "1 lanes", "tps"), ".2f")
-            lines.append(f"| {lanes} | {spread(values(found, case, 'tps'))} | {ratio} |")
+    for run in runs:
+        if run.options["lanes_only"]:
+            lines += _lanes_table(run)
     return "\n".join(lines)
+
+
+def _lanes_table(run: Run) -> list[str]:
+    found, bound = run.samples, run.options["bound"]
+    lines = [
+        f"### Lanes, target 2 ms away, at most {bound} transactions a commit", "",
+        f"{run.options['transactions']:,} transactions. `make bench-baseline ARGS='{LANES_ARGUMENTS}'`", "",
+        "| lanes | TPS, median (range) | ratio to one lane | CPU µs a transaction: plan, apply, broker, target |",
+        "|---|---|---|---|",
+    ]  # fmt: skip
+    for lanes in LANES:
+        case = f"{lanes} lanes"
+        ratio = spread(ratios(found, case, "1 lanes", "tps"), ".2f")
+        costs = [median(values(found, case, f"cpu_us {who}")) for who in ("plan", "apply", "broker", "target")]
+        cpu = ", ".join(f"{us:.1f}" for us in costs)
+        lines.append(f"| {lanes} | {spread(values(found, case, 'tps'))} | {ratio} | {cpu} |")
+    return [*lines, ""]
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
     """Write the section's chart; return its name."""
-    found = samples(runs, lambda options: bool(options["lanes_only"]))
+    found = [run.samples for run in runs if run.options["lanes_only"]]
     if not found:
         return []
-    series = {"TPS": [round(median(values(found, f"{lanes} lanes", "tps"))) for lanes in LANES]}
+    series = {"TPS": [round(median(values(found[-1], f"{lanes} lanes", "tps"))) for lanes in LANES]}
     chart.bars("lanes", "Lanes, target 2 ms away, transactions a second", [str(lanes) for lanes in LANES], series)
     return ["lanes"]

@@ -19,7 +19,7 @@ from benchmarks.store import Run, Sample, samples, spread, values
 
 TITLE = "Growth"
 TABLES = (1, 10, 100)
-ROWS = (1_000, 100_000, 1_000_000)
+ROWS = (1_000, 100_000, 1_000_000, 10_000_000)
 LANES = (1, 4, 16)
 FEW_ROWS, ONE_TABLE, ONE_LANE = 10_000, 1, 1
 

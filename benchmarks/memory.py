@@ -23,12 +23,16 @@ TITLE = "Memory"
 SAMPLE_S = 0.2
 SMALL = 5_000  # transactions before and after the large one
 ROLES = ("capture", "plan", "apply")
+STEADY = "steady, part"
+PARTS_OF_A_TREND = 10
+HALF_AN_HOUR = "--rows 0 --steady-seconds 1800 --part-seconds 60 --rate 50 --repetitions 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
-    parser.add_argument("--rows", type=int, default=1_000_000, help="changed by the large transaction")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="changed by the large transaction; 0: without it")
     parser.add_argument("--steady-seconds", type=int, default=120, help="of steady load afterwards")
+    parser.add_argument("--part-seconds", type=int, default=30, help="of steady load whose mean is one row")
     parser.add_argument("--rate", type=int, default=500, help="transactions a second of the steady load")
 
 
@@ -42,7 +46,10 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
             ours = Headrace(bench, load, f"hr{seed}", "off", Backlog())
             ours.start()
             peaks = _Watch(ours)
-            yield Sample(f"{given.rows:,} rows in one transaction", seed, _large(bench, ours, peaks, given.rows, seed))
+            if given.rows:
+                yield Sample(
+                    f"{given.rows:,} rows in one transaction", seed, _large(bench, ours, peaks, given.rows, seed)
+                )
             yield from _steady(bench, ours, peaks, given, seed)
             peaks.stop()
             ours.stop()
@@ -103,12 +110,12 @@ def _steady(bench: Servers, ours: Headrace, watch: _Watch, given: argparse.Names
     began_s, minute = time.monotonic(), 0
     while done.is_alive():
         watch.clear()
-        done.join(30)
+        done.join(given.part_seconds)
         minute += 1
         at_s = round(time.monotonic() - began_s)
         if all(watch.seen.values()):
             means = {f"MiB {role}": sum(found) / len(found) for role, found in watch.seen.items()}
-            yield Sample(f"steady, part {minute}", seed, {"end s": float(at_s), **means})
+            yield Sample(f"{STEADY} {minute}", seed, {"end s": float(at_s), **means})
     end = parse_lsn(str(bench.sql(bench.source, "SELECT pg_current_wal_insert_lsn()")[0][0]))
     count = "SELECT count(*) FROM pgbench_history"
     wanted = bench.sql(bench.source, count)
@@ -120,22 +127,46 @@ def _steady(bench: Servers, ours: Headrace, watch: _Watch, given: argparse.Names
 
 def section(runs: Sequence[Run]) -> str:
     """The section's text."""
-    found = samples(runs)
+    found = samples(runs, lambda options: bool(options["rows"]))
     lines = ["Resident MiB. `make bench-memory`", "", "| | capture | plan | apply |", "|---|---|---|---|"]
-    for case in dict.fromkeys(sample.case for sample in found):
-        metric = "MiB" if case.startswith("steady") else "peak MiB"
-        cells = [spread(values(found, case, f"{metric} {role}"), ".0f") for role in ROLES]
-        ends = values(found, case, "end s")
-        title = f"steady load, mean of the 30 s to second {ends[0]:.0f}" if ends else f"peak: {case}"
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+    for case in dict.fromkeys(sample.case for sample in found if not sample.case.startswith(STEADY)):
+        cells = [spread(values(found, case, f"peak MiB {role}"), ".0f") for role in ROLES]
+        lines.append(f"| peak: {case} | {' | '.join(cells)} |")
+    for run in runs:
+        lines += _steady_lines(run)
+    lines += ["", f"For half an hour: `make bench-memory ARGS='{HALF_AN_HOUR}'`"]
     return "\n".join(lines)
 
 
+def _steady_lines(run: Run) -> list[str]:
+    parts = steady_parts(run)
+    if not parts:
+        return []
+    title = f"{run.options['rate']} transactions/s"
+    lines = []
+    for text, part in ((f"{title}, first part measured", parts[0]), (f"{title}, last part", parts[-1])):
+        cells = [f"{part.metrics[f'MiB {role}']:.1f}" for role in ROLES]
+        lines.append(f"| {text}: mean up to second {part.metrics['end s']:,.0f} | {' | '.join(cells)} |")
+    if len(parts) >= PARTS_OF_A_TREND:
+        cells = [f"{growth(parts, role):+.2f}" for role in ROLES]
+        lines.append(f"| growth over its second half, MiB | {' | '.join(cells)} |")
+    return lines
+
+
+def steady_parts(run: Run) -> list[Sample]:
+    """The parts of the first steady load of a run, in order."""
+    return [sample for sample in run.samples if sample.case.startswith(STEADY) and sample.seed == run.samples[0].seed]
+
+
+def growth(parts: Sequence[Sample], role: str) -> float:
+    """MiB from the middle of the steady load to its end."""
+    return parts[-1].metrics[f"MiB {role}"] - parts[len(parts) // 2].metrics[f"MiB {role}"]
+
+
 def charts(runs: Sequence[Run]) -> list[str]:
-    """Write the section's chart; return its name."""
-    found = samples(runs)
-    steady = [case for case in dict.fromkeys(sample.case for sample in found) if case.startswith("steady")]
-    labels = [f"{values(found, case, 'end s')[0]:.0f} s" for case in steady]
-    series = {role: [round(values(found, case, f"MiB {role}")[0]) for case in steady] for role in ROLES}
+    """Draw the longest steady load; return the chart's name."""
+    parts = max(map(steady_parts, runs), key=len, default=[])
+    labels = [f"{sample.metrics['end s']:.0f} s" for sample in parts]
+    series = {role: [round(sample.metrics[f"MiB {role}"]) for sample in parts] for role in ROLES}
     chart.lines("memory", "Resident MiB under a steady load", labels, series)
     return ["memory"]

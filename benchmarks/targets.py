@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import store
+from benchmarks import baseline, memory, store
 from benchmarks.latency import DURABLE, rates_of
 from benchmarks.store import Option, Sample, ratios, samples, spread, values
 
@@ -138,6 +138,15 @@ def _memory() -> Figures:
     return Figures("", f"{spread(peaks, '.0f')} MiB", "") if peaks else Figures()
 
 
+def _steady() -> Figures:
+    runs = [parts for parts in map(memory.steady_parts, store.load("memory")) if len(parts) >= memory.PARTS_OF_A_TREND]
+    if not runs:
+        return Figures()
+    parts = runs[-1]
+    texts = [f"{role} {memory.growth(parts, role):+.2f}" for role in memory.ROLES]
+    return Figures("", f"MiB in the last {parts[-1].metrics['end s'] / 120:.0f} minutes: {', '.join(texts)}", "")
+
+
 def _growth() -> Figures:
     found = samples(store.load("growth"))
     if not found:
@@ -240,7 +249,7 @@ TARGETS = (
     ),
     Target(
         "lanes: 8 against 1, target 2 ms away", "one lane", "near 8x",
-        "make bench-baseline ARGS='--lanes-only --load accounts'", _lanes,
+        f"make bench-baseline ARGS='{baseline.LANES_ARGUMENTS}'", _lanes,
     ),
     *(
         Target(
@@ -253,6 +262,9 @@ TARGETS = (
     Target(
         "memory: a transaction of 1,000,000 rows among small ones", "", "under 300 MB, moonshot 150 MB",
         "make bench-memory", _memory,
+    ),
+    Target(
+        "memory: 30 minutes of a steady load", "", "flat", f"make bench-memory ARGS='{memory.HALF_AN_HOUR}'", _steady
     ),
     Target("growth by tables, rows, lanes", "", "flat cost a transaction", "make bench-growth", _growth),
     Target(

@@ -7,12 +7,16 @@ from typing import Literal
 
 from pipeline.linger import AdaptiveLinger
 from pipeline.mapping import TableMapping
+from pipeline.record_size import RecordSize
 from pipeline.schema_change import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Where changes come from. `dsn` is secret: never log it. `linger`, if there is one, stands for `linger_ms`."""
+    """Where changes come from. `dsn` is secret: never log it.
+
+    `linger`, if there is one, stands for `linger_ms`, and `size` for `batch_transactions_max`, its maximum.
+    """
 
     dsn: str
     tables: tuple[str, ...]
@@ -22,6 +26,7 @@ class SourceSettings:
     batch_transactions_max: int = 4000
     batch_bytes_max: int = 1024 * 1024
     linger: AdaptiveLinger | None = None
+    size: RecordSize | None = None
     mapping: TableMapping = field(default_factory=TableMapping)
     as_text: bool = False
 

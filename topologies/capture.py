@@ -23,6 +23,7 @@ from connectors.source import Source, Tail
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError, StreamStoppedError
 from pipeline.linger import AdaptiveLinger
+from pipeline.record_size import RecordSize
 from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.errors import SchemaError
@@ -60,6 +61,7 @@ class Capture:
         self._failed: KafkaError | None = None
         self._reporter = Reporter(settings, stream.name, "capture")
         self._linger = AdaptiveLinger() if stream.source.linger_ms is None else None
+        self._size = RecordSize(stream.source.batch_transactions_max)
         self._resync = False  # an operator wants a new snapshot, and it has not begun
         self._ordered: frozenset[TableName] = frozenset()  # tables to copy anew that the source was told of
         self._in_copy: frozenset[TableName] = frozenset()  # of the copy sent last
@@ -75,7 +77,7 @@ class Capture:
         if make is None:
             raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
         as_text = self._prepare_target(anew=tail is None or tail.snapshot_open)
-        settings = replace(self._stream.source_settings(), linger=self._linger, as_text=as_text)
+        settings = replace(self._stream.source_settings(), linger=self._linger, size=self._size, as_text=as_text)
         source = make(self._stream.name, settings)
         producer = make_producer(self._settings)
         log.info("stream %s: capture starts %s", self._stream.name, _start_text(tail))
@@ -210,9 +212,10 @@ class Capture:
             Buffer("unacknowledged bytes", self._bytes, UNACKNOWLEDGED_BYTES_MAX, "bytes"),
             Buffer("ahead of the target", *self._lead.state, "bytes"),
         ]
+        controls = [control.control() for control in (self._linger, self._size) if control is not None]
         self._reporter.send(producer, RoleReport(
             self._stream.name, "capture", time.time_ns() // 1000, generation, position, commit_time_us,
-            controls=[self._linger.control()] if self._linger is not None else [], buffers=buffers,
+            controls=controls, buffers=buffers,
         ))  # fmt: skip
 
     def _send(self, source: Source, producer: Producer, batch: ChangeBatch) -> None:

@@ -20,13 +20,14 @@ from connectors.postgres.errors import place, translated
 from connectors.postgres.lane_ledger import LaneLedger
 from connectors.postgres.lane_session import open_session
 from connectors.postgres.pipelined import StatementPipeline
+from connectors.postgres.steps import NotAdmittedError, Steps
 from connectors.postgres.unit_writer import UnitWriter, begins_snapshot
 from connectors.settings import TargetSettings
 from pipeline.errors import RetriableError
 from pipeline.fence import LaneRow, admits, judge
 from schemas.errors import SchemaError
 
-# Below this many rows a pipeline of single-row statements (2 round trips) beats COPY (2 a table and more).
+# Below this many rows a pipeline of single-row statements takes no more than one of arrays.
 ROW_BY_ROW_MAX = 64
 DAMAGED = "HR003"  # the sqlstate of rows that can't be read
 
@@ -68,27 +69,29 @@ class PostgresLane:
         self._refresh(group)
         if not preparation and writer.schema.has_news(batches):
             if group.serial:
-                return self._apply_by(group, rows, lambda: writer.write_changed(batches, group.epoch))
+                return self._apply_by(group, rows, lambda steps: writer.write_changed(batches, group.epoch, steps))
             writer.schema.require_known(batches, writer.catalogue)
         if preparation or (rows > ROW_BY_ROW_MAX and not group.serial):
-            return self._apply_by(group, rows, lambda: writer.write(batches, group.epoch))
+            return self._apply_by(group, rows, lambda steps: writer.write(batches, group.epoch, steps))
         try:
             return self._apply_rows(group, rows)
-        except RefusedError as refusal:
+        except RefusedError:
             # One statement of the source may have changed rows that are in each other's way one by one.
             try:
-                return self._apply_by(group, rows, lambda: writer.write(batches, group.epoch, deletes_last=True))
+                return self._apply_by(
+                    group, rows, lambda steps: writer.write(batches, group.epoch, steps, deletes_last=True)
+                )
             except RefusedError:
-                if writer.tolerant.active:
-                    return self._apply_by(group, rows, lambda: writer.write_in_order(batches))
-                raise refusal from None
+                return self._apply_by(group, rows, lambda steps: writer.write_each(batches, group.epoch, steps))
 
-    def _apply_by(self, group: UnitGroup, rows: int, write: Callable[[], int]) -> Applied:
+    def _apply_by(self, group: UnitGroup, rows: int, write: Callable[[Steps], int]) -> Applied:
         with self._transaction(f"applying {extent(group)}", group.epoch):
-            if not self._begin_fenced(group, rows):
+            steps = self._fenced_steps(group, rows)
+            try:
+                applied = Applied(write(steps))
+                steps.finish()
+            except NotAdmittedError:
                 return self._refused(group)
-            applied = Applied(write())
-            self._pipeline.run([self._ledger.positions(group)])
             self._end()
             return applied
 
@@ -96,15 +99,24 @@ class PostgresLane:
         """Begin, fence and write in one pipeline, a statement a row."""
         writer = self._writer
         with self._transaction(f"applying {extent(group)}"):
-            self._roll_back_unfinished()
             changes = list(writer.rows.changes(group.batches))
-            head = [*writer.begin, self._ledger.fence(group, rows), self._ledger.positions(group)]
-            counts = self._pipeline.run([*head, *(change.statement for change in changes)])
-            if counts[len(writer.begin)] != 1:
+            try:
+                counts = self._fenced_steps(group, rows).run(change.statement for change in changes)
+            except NotAdmittedError:
                 return self._refused(group)
-            writer.rows.check(changes, counts[len(head) :])
+            writer.rows.check(changes, counts)
             self._end()
             return Applied(rows=len(changes))
+
+    def _fenced_steps(self, group: UnitGroup, rows: int) -> Steps:
+        """The beginning of the group's transaction, and its ledger entries."""
+        self._roll_back_unfinished()
+        steps = Steps(self._pipeline, self._where)
+        for statement in self._writer.begin:
+            steps.add(statement)
+        steps.add_fence(self._ledger.fence(group, rows))
+        steps.add(self._ledger.positions(group))
+        return steps
 
     def _refresh(self, group: UnitGroup) -> None:
         """Read what another lane has changed, where this one knows nothing of it. No transaction is open."""

@@ -40,20 +40,23 @@ class StatementPipeline:
         self._prepared: dict[bytes, bytes] = {}
         self._numbers = count()
 
-    def run(self, statements: Iterable[Statement]) -> list[int]:
-        """Run all; return affected rows a statement. Raises the first error, after which none has run."""
+    def run(self, statements: Iterable[Statement], counts: list[int] | None = None) -> list[int]:
+        """Run all; return affected rows a statement. Raises the first error, after which none has run.
+
+        What they return is appended to `counts`, which has those before the error when there is one.
+        """
         source = iter(statements)
-        counts: list[int] = []
+        counts = [] if counts is None else counts
         self._pgconn.enter_pipeline_mode()
         try:
             while chunk := list(islice(source, STATEMENTS_MAX)):
-                counts += self._run_chunk(chunk)
+                self._run_chunk(chunk, counts)
         finally:
             if self._pgconn.status == pq.ConnStatus.OK:
                 self._pgconn.exit_pipeline_mode()
         return counts
 
-    def _run_chunk(self, chunk: list[Statement]) -> list[int]:
+    def _run_chunk(self, chunk: list[Statement], counts: list[int]) -> None:
         fresh: list[bytes] = []
         expected: list[bool] = []  # True for a statement's result, False for a preparation's
         for statement in chunk:
@@ -68,15 +71,14 @@ class StatementPipeline:
             expected.append(True)
         self._pgconn.pipeline_sync()
         try:
-            return self._collect(expected)
+            self._collect(expected, counts)
         except psycopg.Error:
             for sql in fresh:
                 # Whether it was prepared before the error is unknown: it gets a new name next time.
                 del self._prepared[sql]
             raise
 
-    def _collect(self, expected: list[bool]) -> list[int]:
-        counts: list[int] = []
+    def _collect(self, expected: list[bool], counts: list[int]) -> None:
         failure: pq.abc.PGresult | None = None
         for is_statement in expected:
             result = self._next()
@@ -84,7 +86,7 @@ class StatementPipeline:
                 result = self._next()
             if result.status == pq.ExecStatus.FATAL_ERROR and failure is None:
                 failure = result
-            if is_statement:
+            if is_statement and failure is None:
                 counts.append(result.command_tuples or 0)
         while True:
             result = self._next()
@@ -92,7 +94,6 @@ class StatementPipeline:
                 break
         if failure is not None:
             raise errors.error_from_result(failure, encoding=self._encoding)
-        return counts
 
     def _next(self) -> pq.abc.PGresult | None:
         """The next result without holding the interpreter lock while it is awaited."""

@@ -185,6 +185,7 @@ class PostgresSource:
     def _stream_batches(
         self, replication: ReplicationConnection, builder: BatchBuilder, decoder: PgOutputDecoder
     ) -> Iterator[ChangeBatch | None]:
+        settings = self._settings
         opened_s = sent_s = arrived_s = time.monotonic()
         naps = 0
         while True:
@@ -194,7 +195,8 @@ class PostgresSource:
             now_s = time.monotonic()
             if builder.rank != rank:
                 arrived_s = now_s
-            backlog = _is_backlog(builder, replication.server_time_s, (now_s - arrived_s) * 1000)
+            age_s = _age_s(builder, replication.server_time_s)
+            backlog = _is_backlog(age_s, (now_s - arrived_s) * 1000)
             self._tables.look_if_due(now_s)
             if not builder.positions:
                 opened_s = now_s
@@ -202,6 +204,8 @@ class PostgresSource:
                 yield from self._cut_transaction(builder, decoder)
                 sent_s = now_s
             elif self._is_due(builder, decoder, (now_s - opened_s) * 1000, busy=not empty, backlog=backlog):
+                if settings.size is not None:
+                    settings.size.closed(age_s, round(now_s * 1e6))
                 yield builder.close("live", decoder.end_position, time.time_ns() // 1000)
                 opened_s = sent_s = now_s
             elif empty and not builder.positions and now_s - sent_s >= HEARTBEAT_S:
@@ -236,10 +240,11 @@ class PostgresSource:
         settings = self._settings
         if decoder.in_transaction or not builder.positions:
             return False
+        most = settings.batch_transactions_max if backlog or settings.size is None else settings.size.limit
         wait_ms = BACKLOG_LINGER_MS if backlog else LINGER_BUSY_MS if busy else self._linger_ms
         return (
             builder.part > 0
-            or len(builder.positions) >= settings.batch_transactions_max
+            or len(builder.positions) >= most
             or builder.bytes >= settings.batch_bytes_max
             or age_ms >= wait_ms
         )
@@ -288,8 +293,11 @@ class PostgresSource:
         self._copier.give_up()
 
 
-def _is_backlog(builder: BatchBuilder, now_s: float, pause_ms: float) -> bool:
+def _age_s(builder: BatchBuilder, now_s: float) -> float:
+    """How long ago the last transaction that was read has been committed; 0 where none was."""
+    return now_s - builder.commit_times_us[-1] / 1e6 if builder.commit_times_us else 0.0
+
+
+def _is_backlog(age_s: float, pause_ms: float) -> bool:
     """Whether the transactions that come in were committed a while ago, and keep coming."""
-    if not builder.commit_times_us or pause_ms >= BACKLOG_PAUSE_MS:
-        return False
-    return now_s - builder.commit_times_us[-1] / 1e6 > BACKLOG_AGE_S
+    return age_s > BACKLOG_AGE_S and pause_ms < BACKLOG_PAUSE_MS

@@ -7,6 +7,7 @@ columns on the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
 
@@ -19,10 +20,12 @@ from connectors.postgres.pipelined import Statement, StatementPipeline
 from connectors.postgres.preparation import empty_for_copy, prepare_snapshot
 from connectors.postgres.schema import SchemaFollower
 from connectors.postgres.setbased import SetWriter
+from connectors.postgres.steps import Steps
 from connectors.postgres.tolerant import Anomalies, TolerantWriter
 from connectors.settings import TargetSettings
 from pipeline.netchange import Unmergeable, net_change
 from pipeline.relations import changes_of
+from pipeline.slicing import select
 from pipeline.tables_graph import apply_ranks, cyclic_tables
 from schemas.change_batch import ChangeBatch, Relation
 
@@ -61,13 +64,14 @@ class UnitWriter:
         self.begin = [BEGIN, DEFER] if self._enforced and deferrable is not None else [BEGIN]
         self._cyclic = cyclic_tables(catalogue) if self._enforced else set()
         ranks = apply_ranks(catalogue)
-        self._sets = SetWriter(self._conn, self._pipeline, catalogue, ranks, enforced=self._enforced)
+        self._sets = SetWriter(self._conn, catalogue, ranks, enforced=self._enforced)
         self.rows = RowWriter(self._conn, self._pipeline, catalogue, enforced=self._enforced)
         self.tolerant = TolerantWriter(self.rows, self._pipeline, self._settings)
 
-    def write(self, batches: Sequence[ChangeBatch], epoch: int, *, deletes_last: bool = False) -> int:
-        """Write the batches set-based, or in order where merging can't be right."""
+    def write(self, batches: Sequence[ChangeBatch], epoch: int, steps: Steps, *, deletes_last: bool = False) -> int:
+        """Write the batches set-based, or in order where merging can't be right. The caller finishes `steps`."""
         if begins_snapshot(batches):
+            steps.flush()
             prepare_snapshot(self._conn, self._stream, self.schema, self.catalogue, _relations(batches), epoch)
             return 0
         try:
@@ -75,21 +79,58 @@ class UnitWriter:
             if not deletes_last and any(table.relation.name in self._cyclic for table in tables):
                 raise Unmergeable("rows reference rows of the same table")
         except Unmergeable:
-            return self.write_in_order(batches)
-        rows, missing = self._sets.apply(tables, deletes_last=deletes_last)
-        if missing:
-            raise RefusedError(f"{self._where}: {missing} rows to update or delete were not there", "HR001")
-        return rows
+            return self.write_in_order(batches, steps=steps)
+        self._sets.apply(tables, steps, deletes_last=deletes_last)
+        return sum(table.rows for table in tables)
 
-    def write_in_order(self, batches: Sequence[ChangeBatch], ranks: range | None = None) -> int:
-        """Write the batches (of the given ranks) row by row, under the policies for missing and existing rows."""
+    def write_in_order(
+        self, batches: Sequence[ChangeBatch], ranks: range | None = None, *, steps: Steps | None = None
+    ) -> int:
+        """Write the batches (of the given ranks) row by row, under the policies for missing and existing rows.
+
+        What waits in `steps` goes first.
+        """
+        if steps is not None:
+            steps.flush()
         if self.tolerant.active:
             return self.tolerant.write(batches, self.anomalies, ranks)
         changes = list(self.rows.changes(batches, ranks))
         return self.rows.check(changes, self._pipeline.run(change.statement for change in changes))
 
-    def write_changed(self, batches: Sequence[ChangeBatch], epoch: int) -> int:
-        """Write in source order, and change the target's tables where the source's were changed."""
+    def write_each(self, batches: Sequence[ChangeBatch], epoch: int, steps: Steps) -> int:
+        """Write source transaction by source transaction, each in order or, where that is refused, set-based."""
+        steps.flush()
+        return sum(
+            self._write_one(select(batch, [tx]), epoch) for batch in batches for tx in range(len(batch.positions))
+        )
+
+    def _write_one(self, batch: ChangeBatch, epoch: int) -> int:
+        doing = f"{self._where}: applying position {batch.last_position}"
+        before = replace(self.anomalies)
+        self._conn.execute("SAVEPOINT headrace_one")
+        try:
+            with translated(doing, applying=True):
+                rows = self.write_in_order([batch])
+        except RefusedError as refusal:
+            self.anomalies = before
+            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
+            try:
+                with translated(doing, applying=True):
+                    steps = Steps(self._pipeline, doing)
+                    rows = self.write([batch], epoch, steps, deletes_last=True)
+                    steps.finish()
+            except RefusedError:
+                raise refusal from None
+        self._conn.execute("RELEASE SAVEPOINT headrace_one")
+        return rows
+
+    def write_changed(self, batches: Sequence[ChangeBatch], epoch: int, steps: Steps | None = None) -> int:
+        """Write in source order, and change the target's tables where the source's were changed.
+
+        What waits in `steps` goes first.
+        """
+        if steps is not None:
+            steps.flush()
         return sum(self._write_following(batch, epoch) for batch in batches)
 
     def _write_following(self, batch: ChangeBatch, epoch: int) -> int:
@@ -112,7 +153,9 @@ class UnitWriter:
         self._conn.execute("SAVEPOINT headrace_part")
         try:
             with translated(f"{self._where}: applying a part", applying=True):
-                rows = self.write(batches, epoch)
+                steps = Steps(self._pipeline, self._where)
+                rows = self.write(batches, epoch, steps)
+                steps.finish()
         except RefusedError:
             self._conn.execute("ROLLBACK TO SAVEPOINT headrace_part")
             self._sets.rolled_back()

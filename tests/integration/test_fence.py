@@ -111,6 +111,21 @@ def test_units_of_an_older_epoch_are_refused(
     assert ids(settings) == [*range(rows), *range(1000, 1000 + rows)]
 
 
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("rows", [2, 100, 1000])
+def test_the_fence_is_judged_before_what_the_target_refuses(
+    ledger: PostgresLedger, lane: PostgresLane, settings: TargetSettings, rows: int, serial: bool
+) -> None:
+    epoch = ledger.takeover().epoch
+    whole = batch(*range(rows), position=10)
+    assert lane.apply(group(whole, epoch=epoch, seq=1)).fenced is None
+    # Its rows are there, which would be an error: it must be dropped, not reported.
+    assert lane.apply(group(whole, epoch=epoch, seq=1, serial=serial)).fenced is Fenced.STALE
+    assert lane.apply(group(whole, epoch=epoch, seq=3, serial=serial)).fenced is Fenced.GAP
+    with pytest.raises(RefusedError, match="duplicate key"):
+        lane.apply(group(whole, epoch=epoch, seq=2, serial=serial))
+
+
 def test_a_refused_unit_leaves_nothing_behind(
     ledger: PostgresLedger, lane: PostgresLane, settings: TargetSettings
 ) -> None:

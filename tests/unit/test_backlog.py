@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.source import BACKLOG_AGE_S, BACKLOG_PAUSE_MS, _is_backlog
+from connectors.postgres.source import BACKLOG_AGE_S, BACKLOG_PAUSE_MS, _age_s, _is_backlog
 from pipeline.builder import BatchBuilder
 
 
@@ -20,8 +20,8 @@ from pipeline.builder import BatchBuilder
 def test_old_transactions_that_keep_coming_are_a_backlog(age_s: float, pause_ms: float, *, expected: bool) -> None:
     builder = BatchBuilder("s", 1, 0)
     builder.begin(1, int((1000.0 - age_s) * 1e6), 0)
-    assert _is_backlog(builder, 1000.0, pause_ms) is expected
+    assert _is_backlog(_age_s(builder, 1000.0), pause_ms) is expected
 
 
 def test_nothing_read_is_no_backlog() -> None:
-    assert not _is_backlog(BatchBuilder("s", 1, 0), 1000.0, 0.0)
+    assert not _is_backlog(_age_s(BatchBuilder("s", 1, 0), 1000.0), 0.0)

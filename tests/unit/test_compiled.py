@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.postgres import arrays as arrays_module
 from connectors.postgres import pump as pumps
+from connectors.postgres.arrays import arrays, arrays_python
 from connectors.postgres.facts import ColumnFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import Pump, pump_python
@@ -18,10 +20,15 @@ from pipeline.builder import BatchBuilder
 from pipeline.mapping import TableMapping
 from schemas import packed
 from schemas.errors import SchemaError
+from schemas.rows import pack_fields, pack_row
 
-compiled = pytest.mark.skipif(not (pumps.COMPILED and packed.COMPILED), reason="the hot loops are not compiled here")
+compiled = pytest.mark.skipif(
+    not (pumps.COMPILED and packed.COMPILED and arrays_module.COMPILED), reason="the hot loops are not compiled here"
+)
 OIDS = (16384, 16399)
 Value = bytes | None | str  # None: NULL; "unchanged": left out by the source
+
+Form = Callable[[list[bytes], list[int], bool], tuple[int, list[bytes]]]
 
 values = st.one_of(st.none(), st.just("unchanged"), st.binary(max_size=9))
 rows = st.lists(st.tuples(st.sampled_from(b"tb"), values), min_size=3, max_size=3)
@@ -161,3 +168,40 @@ def test_slices(slices: list[bytes]) -> None:
 def test_offsets_outside_the_blob_are_refused(offsets: list[int]) -> None:
     with pytest.raises(SchemaError):
         packed.cut(b"abc", array("i", offsets))
+
+
+fields_of_rows = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(st.none() | st.binary(max_size=5), min_size=width, max_size=width), min_size=1)
+)
+
+
+def outcome(form: Form, blobs: list[bytes], types: list[int], tuples: bool) -> object:
+    """What it returns, or the text of its error."""
+    try:
+        return form(blobs, types, tuples)
+    except SchemaError as error:
+        return str(error)
+
+
+@compiled
+@given(fields_of_rows, st.booleans(), st.integers(0, 3), st.integers(0, 2))
+def test_arrays(rows: list[list[bytes | None]], tuples: bool, joined: int, cut_off: int) -> None:
+    packed_rows = [(pack_row if tuples else pack_fields)(row) for row in rows]
+    blobs = [b"".join(packed_rows[:joined]), *packed_rows[joined:]]
+    blobs[-1] = blobs[-1][: len(blobs[-1]) - cut_off]
+    types = [23 + 2**31 * (n % 2) for n in range(len(rows[0]))]
+    assert outcome(arrays, blobs, types, tuples) == outcome(arrays_python, blobs, types, tuples)
+
+
+@pytest.mark.parametrize("form", [arrays_python, pytest.param(arrays, marks=compiled)])
+@pytest.mark.parametrize("damaged", [b"\0\1\0\0\0\1", b"\0\2\0\0\0\0", b"\0\1\xff\xff\xff\xfe", b"\0\1\0\0\0\0x"])
+def test_rows_that_are_no_tuples_make_no_array(form: Form, damaged: bytes) -> None:
+    with pytest.raises(SchemaError):
+        form([damaged], [23], True)
+
+
+def test_an_array_is_in_the_form_that_the_server_receives() -> None:
+    count, (numbers, words) = arrays([pack_row([b"\0\0\0\7", b"ab"]), pack_row([b"\0\0\0\x08", None])], [23, 25], True)
+    assert count == 2
+    assert numbers == struct.pack("!5i", 1, 0, 23, 2, 1) + struct.pack("!iiii", 4, 7, 4, 8)
+    assert words == struct.pack("!5i", 1, 1, 25, 2, 1) + struct.pack("!i", 2) + b"ab" + struct.pack("!i", -1)
