@@ -24,7 +24,9 @@ from schemas.change_batch import Relation
 
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
-INSERTS_BY_ARRAYS_MAX = 500  # rows of a table; beyond, COPY into it is worth its round trips
+# Rows of a table. Up to here COPY into it was no cheaper (4,000 rows: 0.8 to 1.3 µs a row of the server's time, arrays
+# 0.4 to 0.8); beyond, it writes less to the log and holds no arrays.
+INSERTS_BY_ARRAYS_MAX = 5000
 SESSION = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_material": "off", "jit": "off"}
 
 
