@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import lz4.block
@@ -13,9 +15,12 @@ import psycopg
 
 from headrace.embedded import EmbeddedPostgres
 from pipeline.fusion.compression import Compressor
+from schemas.rows import row_fields
 
 BLOCK_SIZES = (1024, 4096, 8192, 16_384, 32_768, 65_536, 262_144)
 METHOD_BYTES = 8192
+BLOCKS = 256
+NUMBER_BYTES_MAX = 8
 _COPY_HEADER_BYTES = 19
 _TABLES = {
     "accounts": "SELECT n, 1 + n % 100, (random() * 10000)::int, '' ::char(84) FROM generate_series(1, 40000) n",
@@ -59,11 +64,56 @@ def compression_by_method(image: bytes) -> dict[str, float]:
         "LZ4 HC level 12": partial(lz4.block.compress, mode="high_compression", compression=12, store_size=False),
         "zlib level 9": partial(zlib.compress, level=9),
     }
-    blocks = [image[at : at + METHOD_BYTES] for at in range(0, 256 * METHOD_BYTES, METHOD_BYTES)]
-    return {
+    blocks = [image[at : at + METHOD_BYTES] for at in range(0, BLOCKS * METHOD_BYTES, METHOD_BYTES)]
+    ratios = {
         name: sum(map(len, blocks)) / sum(len(compress(block)) for block in blocks)
         for name, compress in methods.items()
     }  # fmt: skip
+    return ratios | _columns_first(image, methods["LZ4 level 1"])
+
+
+def _columns_first(image: bytes, compress: Callable[[bytes], bytes]) -> dict[str, float]:
+    """Ratio of blocks whose columns are put together before, and how long that takes, compared with the compression."""
+    blocks = list(islice(_blocks_of_rows(image), BLOCKS))
+    begun_s = time.perf_counter()
+    arranged = [_by_column(rows) for rows in blocks]
+    arranged_s = time.perf_counter()
+    packed = sum(len(compress(block)) for block in arranged)
+    compressed_s = time.perf_counter()
+    return {
+        "columns first, LZ4 level 1": sum(len(row) for rows in blocks for row in rows) / packed,
+        "time of columns first / of LZ4": (arranged_s - begun_s) / (compressed_s - arranged_s),
+    }
+
+
+def _blocks_of_rows(image: bytes) -> Iterator[list[bytes]]:
+    """Whole tuples, as many as make a block."""
+    columns, at, start, rows = int.from_bytes(image[:2], "big"), 0, 0, list[bytes]()
+    while at < len(image):
+        begin, at = at, at + 2
+        for _ in range(columns):
+            at += 4 + max(int.from_bytes(image[at : at + 4], "big", signed=True), 0)
+        rows.append(image[begin:at])
+        if at - start >= METHOD_BYTES:
+            yield rows
+            start, rows = at, []
+
+
+def _by_column(rows: Sequence[bytes]) -> bytes:
+    """The fields of each column end to end: a width that all have is told once, and then the bytes of numbers of one
+    weight come together; other lengths are a byte each, or four.
+    """
+    pieces = []
+    for column in zip(*(row_fields(row, int.from_bytes(row[:2], "big")) for row in rows), strict=True):
+        lengths = [-1 if field is None else len(field) for field in column]
+        data, width = b"".join(field or b"" for field in column), lengths[0]
+        if lengths.count(width) == len(lengths):
+            fixed = 1 < width <= NUMBER_BYTES_MAX
+            pieces += [struct.pack("!i", width), b"".join(data[n::width] for n in range(width)) if fixed else data]
+        else:
+            form = "b" if max(lengths) < 1 << 7 else "i"
+            pieces += [struct.pack(f"!{len(lengths)}{form}", *lengths), data]
+    return b"".join(pieces)
 
 
 def compression_by_size(image: bytes) -> dict[str, float]:
