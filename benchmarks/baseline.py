@@ -17,11 +17,11 @@ from statistics import median
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from benchmarks import chart
+from benchmarks import chart, rowwise
 from benchmarks.contestants import Backlog, Contestant, Headrace
 from benchmarks.drain import SYNC_TITLES, fill, prepare_template
 from benchmarks.loads import LOADS, Load
-from benchmarks.servers import Servers, servers, wait_for
+from benchmarks.servers import Roles, Servers, servers, wait_for
 from benchmarks.store import Run, Sample, ratios, samples, spread, values
 from connectors.postgres.replication import lsn_text
 
@@ -123,7 +123,7 @@ class Rowwise(Contestant):
 
     def drain(self) -> dict[str, float]:
         """Apply the topic, verify, stop."""
-        self._worker.launch("rowwise", _rowwise(self, self._topic))
+        _launch_rowwise(self._worker, self, self._topic)
         drained = self._time(self._applied, self._worker)
         self._worker.stop()
         self.check()
@@ -150,17 +150,18 @@ class RowwisePipeline(Headrace):
     def start(self) -> None:
         """Start both; the changes topic is there once the capture has run."""
         self.roles.start("capture")
-        self.roles.launch("rowwise", _rowwise(self, f"bench_{self.name}.changes"))
+        _launch_rowwise(self.roles, self, f"bench_{self.name}.changes")
 
     def backends(self) -> dict[str, list[int]]:
         """Process ids by role, the capture's left out."""
         return {"apply": [self.roles.processes["rowwise"].pid], "target": self._pids(_BACKEND, on_source=False)}
 
 
-def _rowwise(contestant: Contestant, topic: str) -> list[str]:
-    """The command that applies `topic` to the contestant's target."""
-    target = [contestant.bench.target.dsn(contestant.name), contestant.sync]
-    return [sys.executable, "-m", "benchmarks.rowwise", contestant.bench.kafka.bootstrap_servers, topic, *target]
+def _launch_rowwise(roles: Roles, contestant: Contestant, topic: str) -> None:
+    """Start what applies `topic` to the contestant's target."""
+    bench = contestant.bench
+    command = [sys.executable, "-m", "benchmarks.rowwise", bench.kafka.bootstrap_servers, topic, contestant.sync]
+    roles.launch("rowwise", command, {rowwise.ENV_DSN: bench.target.dsn(contestant.name)})
 
 
 # -- the section of RESULTS.md ---------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """The baseline: one prepared statement a row and one commit a source transaction, pipelined over the connection.
 
-`python -m benchmarks.rowwise BOOTSTRAP TOPIC DSN SYNCHRONOUS_COMMIT` applies a changes topic from its start until
-it is killed. It is as fast as this way goes: statements are prepared once, values stay in wire format, and
-many transactions are on their way before the first answer is read (libpq's pipeline mode). Each writes its
-position in its own transaction, as any exactly-once consumer must.
+`ROWWISE_DSN=... python -m benchmarks.rowwise BOOTSTRAP TOPIC SYNCHRONOUS_COMMIT` applies a changes topic, from its
+start, until it is killed. It is as fast as this way goes: statements are prepared once, values stay in wire format, and
+many transactions are on their way before the first answer is read (libpq's pipeline mode). Each writes its position in
+its own transaction, as any exactly-once consumer must.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -21,12 +22,14 @@ from connectors.postgres.pipelined import Statement, StatementPipeline
 from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch
 
+ENV_DSN = "ROWWISE_DSN"  # not an argument: those are shown to everybody on the machine
 BEGIN, COMMIT = Statement(b"BEGIN", [], []), Statement(b"COMMIT", [], [])
 PROGRESS = b"UPDATE bench_progress SET position = $1::int8, transactions = transactions + 1"
 
 
-def main(bootstrap: str, topic: str, dsn: str, synchronous_commit: str) -> None:
+def main(bootstrap: str, topic: str, synchronous_commit: str) -> None:
     """Apply until killed."""
+    dsn = os.environ[ENV_DSN]
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "rowwise", "enable.auto.commit": False,
         "fetch.max.bytes": 16 * 2**20, "max.partition.fetch.bytes": 8 * 2**20,

@@ -101,10 +101,12 @@ class Roles:
         for role in roles:
             self.launch(role, [sys.executable, "-m", "headrace.cli", role, "-c", str(self.config)])
 
-    def launch(self, role: str, command: Sequence[str]) -> None:
-        """Start any program as `role`."""
+    def launch(self, role: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start any program as `role`, with what `environment` adds to this process's own."""
         with self.config.with_suffix(f".{role}.log").open("ab") as log:
-            self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
+            self.processes[role] = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
+            )
 
     def stop(self) -> None:
         """Stop all roles. Raises RuntimeError when one had to be killed, since it did not end by itself."""
