@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from connectors.dead_letters import ChangeText, LetterOutcome
 from headrace.configuration import read_settings
 from headrace.console import EX_FAILURE, EX_OK
+from headrace.dead_letter_text import letter_text, time_text
 from headrace.options import DEFAULT_CONFIG, Config, Json, Stream
 from headrace.options import console as _console
 from headrace.streams import chosen_streams, dead_letters
@@ -54,7 +54,7 @@ def show(
     json: Json = False,
     raw: Annotated[Path | None, typer.Option("--raw", help="Write the record's bytes (a ChangeBatch) there.")] = None,
 ) -> None:
-    """Show one letter: its changes, its error, what it is behind."""
+    """Show one letter: its error, what it waits for, its changes, and what to do."""
     for each in _streams(config, stream):
         admin = dead_letters(each)
         for letter in admin.letters():
@@ -116,7 +116,8 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
     batch = decode_batch(letter.batch)
     return {
         "stream": letter.stream, "position": letter.position, "generation": letter.generation,
-        "source_id": letter.source_id, "committed": _time(letter.commit_time_us), "parked": _time(letter.parked_us),
+        "source_id": letter.source_id, "committed": time_text(letter.commit_time_us),
+        "parked": time_text(letter.parked_us),
         "sqlstate": letter.sqlstate, "error": letter.error, "behind": letter.behind,
         "tables": sorted({".".join(section.relation.name) for section in batch.sections}),
         "changes": batch.rows(), "bytes": len(letter.batch),
@@ -124,24 +125,11 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _show(letter: DeadLetter, changes: Sequence[ChangeText], *, as_json: bool) -> None:
-    summary = _summary(letter)
     if as_json:
-        _print_json({**summary, "changes": [asdict(change) for change in changes]})
+        _print_json({**_summary(letter), "changes": [asdict(change) for change in changes]})
         return
-    console = _console()
-    for name, value in summary.items():
-        console.print(f"{name:<10} {escape(str(value))}", soft_wrap=True)
-    for change in changes:
-        console.print(f"{change.op} {escape(change.table)}", soft_wrap=True)
-        for name, values in (("before", change.before), ("after", change.after)):
-            if values:
-                text = ", ".join(f"{column}={value!r}" for column, value in values.items())
-                console.print(f"    {name:<6} {escape(text)}", soft_wrap=True)
+    _console().print(escape(letter_text(letter, changes)), soft_wrap=True)
 
 
 def _print_json(value: object) -> None:
     _console().print_json(json.dumps(value))
-
-
-def _time(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds")

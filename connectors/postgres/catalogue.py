@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.type_names import type_name_sql
 from pipeline.catalogue import BYTEWISE_TYPES, Catalogue, ForeignKey, TableName, TargetColumn, TargetTable
 
 _TABLES = """
@@ -12,9 +13,8 @@ SELECT c.oid, n.nspname, c.relname, c.relkind = 'p' FROM pg_class c JOIN pg_name
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'headrace')
 """
-_COLUMNS = """
-SELECT a.attrelid, a.attnum, a.attname,
-       CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
+_COLUMNS = f"""
+SELECT a.attrelid, a.attnum, a.attname, {type_name_sql("tn", "t")},
        a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attidentity = 'a',
        a.atttypmod,
        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL

@@ -15,9 +15,10 @@ from psycopg import pq, sql
 
 from connectors.dead_letters import ChangeText, LetterOutcome
 from connectors.postgres.errors import connect, place, translated
+from connectors.postgres.lane import NO_LANE
 from connectors.postgres.letters import close_epoch, note_discarded, read_letters
 from connectors.postgres.parking_lane import ParkingLane
-from connectors.postgres.types import type_name
+from connectors.postgres.type_names import type_name
 from connectors.settings import TargetSettings
 from pipeline.conflicts import KeyRules
 from pipeline.parking import ParkedKeys
@@ -27,7 +28,6 @@ from schemas.dead_letter import DeadLetter
 from schemas.rows import Field, key_fields, row_fields
 
 OPS = {73: "INSERT", 85: "UPDATE", 68: "DELETE", 84: "TRUNCATE"}
-NO_LANE = -1  # a session of its own beside those of the lanes
 LEFT_OUT = "(unchanged, not sent by the source)"
 Wanted = Callable[[DeadLetter], bool]
 

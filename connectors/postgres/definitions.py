@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.catalogue import table_exists
-from connectors.postgres.slot import SourceTable
-from connectors.postgres.types import sql_type, type_name
+from connectors.postgres.source_tables import SourceTable
+from connectors.postgres.type_names import split_type_name, sql_type, type_name, type_name_sql
 from pipeline.catalogue import TableName
 from pipeline.definitions import (
     ColumnDefinition,
@@ -24,11 +24,11 @@ from pipeline.definitions import (
 )  # fmt: skip
 from pipeline.errors import ConfigError
 
-_NAME = "CASE WHEN {n}.nspname = 'pg_catalog' THEN {t}.typname ELSE {n}.nspname || '.' || {t}.typname END"
+_NAME = type_name_sql("n", "t")
 _COLUMNS = (
     """
 SELECT a.attname, a.atttypid::bigint, """
-    + _NAME.format(n="n", t="t")
+    + _NAME
     + """, a.atttypmod, a.attnotnull,
        a.attidentity <> '' OR pg_get_serial_sequence(quote_ident(s.nspname) || '.' || quote_ident(c.relname), a.attname)
        IS NOT NULL, a.attgenerated <> '', a.atthasdef AND a.attgenerated = ''
@@ -59,7 +59,7 @@ SELECT array(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY k (n, 
 """
 _TYPE = (
     "SELECT "
-    + _NAME.format(n="n", t="t")
+    + _NAME
     + """, t.typtype::text, t.typelem::bigint, t.typcategory = 'A' AND t.typelem <> 0, t.typbasetype::bigint,
        t.typtypmod, t.typnotnull, t.typrelid::bigint, n.nspname = 'pg_catalog',
        EXISTS (SELECT FROM pg_constraint x WHERE x.contypid = t.oid AND x.contype = 'c'),
@@ -71,7 +71,7 @@ _FIELDS = (
     "SELECT attname, atttypid::bigint, atttypmod FROM pg_attribute WHERE attrelid = %s AND attnum > 0 ORDER BY attnum"
 )
 _TYPE_THERE = """
-SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname || '.' || t.typname = %s
+SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = %s AND t.typname = %s
 """
 _ACTIONS = {"r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
@@ -168,7 +168,7 @@ def create_missing(conn: psycopg.Connection, tables: Sequence[TableDefinition]) 
         for table in missing:
             _create_schema(conn, table.name[0])
             for kind in dict.fromkeys(kind for column in table.columns for kind in column.needs):
-                if conn.execute(_TYPE_THERE, [kind.name]).fetchone() is None:
+                if conn.execute(_TYPE_THERE, split_type_name(kind.name)).fetchone() is None:
                     _create_type(conn, kind, table)
                     done.append(f"type {kind.name}")
             conn.execute(_create_table(table))
@@ -197,7 +197,7 @@ def _create_type(conn: psycopg.Connection, kind: TypeDefinition, table: TableDef
             f"create_tables: table {'.'.join(table.name)} needs type {kind.name}, which {kind.problem}: create it on "
             "the target (CREATE EXTENSION, CREATE TYPE, CREATE DOMAIN), then start again"
         )
-    _create_schema(conn, kind.name.partition(".")[0])
+    _create_schema(conn, split_type_name(kind.name)[0])
     name = type_name(kind.name)
     if kind.base:
         not_null = sql.SQL(" NOT NULL" if kind.not_null else "")

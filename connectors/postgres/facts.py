@@ -13,7 +13,8 @@ from typing import Protocol
 import psycopg
 
 from connectors.postgres.errors import connect, translated
-from connectors.postgres.slot import primary_key, type_names
+from connectors.postgres.source_tables import primary_key
+from connectors.postgres.type_names import type_names
 from connectors.postgres.types import TEXT_SESSION, local_types
 
 

@@ -30,6 +30,7 @@ from schemas.errors import SchemaError
 # Below this many rows a pipeline of single-row statements takes no more than one of arrays.
 ROW_BY_ROW_MAX = 64
 DAMAGED = "HR003"  # the sqlstate of rows that can't be read
+NO_LANE = -1  # a session of its own beside those of the lanes
 
 
 class PostgresLane:
@@ -37,8 +38,9 @@ class PostgresLane:
 
     def __init__(self, stream: str, lane: int, settings: TargetSettings) -> None:
         self._stream = stream
-        self._where = f"stream {stream}, lane {lane}: target {place(settings.dsn)}"
-        self._conn = open_session(stream, lane, settings, self._where)
+        who = "dead letters" if lane == NO_LANE else f"lane {lane}"
+        self._where = f"stream {stream}, {who}: target {place(settings.dsn)}"
+        self._conn = open_session(stream, who, settings, self._where)
         self._ledger = LaneLedger(self._conn, stream, lane, self._where)
         self._pipeline = StatementPipeline(self._conn)
         with translated(f"{self._where}: preparing the session"):

@@ -7,6 +7,7 @@ import psycopg
 from connectors.lane import UnitGroup
 from connectors.ledger import StreamRow
 from connectors.postgres.errors import translated
+from connectors.postgres.ledger_tables import read_stream_row
 from connectors.postgres.letters import closed_by
 from connectors.postgres.pipelined import Statement
 from connectors.postgres.tolerant import Anomalies
@@ -58,14 +59,10 @@ class LaneLedger:
     def stream_row(self) -> StreamRow:
         """Read the stream's row: watermark, and why the stream is stopped if it is."""
         with translated(f"{self._where}: reading the ledger"):
-            row = self._conn.execute(
-                "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
-                " FROM headrace.stream WHERE stream = %s",
-                [self._stream],
-            ).fetchone()
+            row = read_stream_row(self._conn, self._stream)
         if row is None:
             raise RetriableError(f"{self._where}: the ledger has no row for this stream yet")
-        return StreamRow(*row)
+        return row
 
     def fence(self, group: UnitGroup, rows: int) -> Statement:
         """What moves the lane's row past `group`: it touches one row where the ledger admits the group, else none."""

@@ -28,13 +28,13 @@ _LIMITS = {
 }  # fmt: skip
 
 
-def open_session(stream: str, lane: int, settings: TargetSettings, where: str) -> psycopg.Connection:
-    """Open the lane's session, and end one that a frozen process has left; `where` begins the text of errors.
+def open_session(stream: str, who: str, settings: TargetSettings, where: str) -> psycopg.Connection:
+    """Open the session of a lane (`who`), and end one that a frozen process has left; `where` begins errors' texts.
 
     Raises ConfigError, RetriableError.
     """
     conn = connect(
-        settings.dsn, f"headrace {stream} lane {lane}",
+        settings.dsn, f"headrace {stream} {who}",
         synchronous_commit=settings.synchronous_commit, **_LIMITS, **_TEXT, **SESSION,
     )  # fmt: skip
     with translated(f"{where}: ending frozen sessions"):

@@ -30,7 +30,7 @@ from connectors.postgres.copy_requests import (
     table_copies,
 )  # fmt: skip
 from connectors.postgres.errors import connect, place, translated
-from connectors.postgres.ledger_tables import drop_from_ledger, make_ledger
+from connectors.postgres.ledger_tables import drop_from_ledger, make_ledger, read_stream_row
 from connectors.postgres.letters import closed_by
 from connectors.postgres.schema import read_shapes
 from connectors.settings import TargetSettings
@@ -39,11 +39,6 @@ from pipeline.fence import LaneRow
 from pipeline.planner import Restart
 from pipeline.table_copies import TableCopy
 from schemas.packed import INT64, unpack
-
-_STREAM = (
-    "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
-    " FROM headrace.stream WHERE stream = %s"
-)
 
 
 class PostgresLedger:
@@ -204,8 +199,7 @@ class PostgresLedger:
         with translated(f"{self._where}: reading"):
             if not table_exists(self._conn, ("headrace", "stream")):
                 return None
-            row = self._conn.execute(_STREAM, [self._stream]).fetchone()
-        return StreamRow(*row) if row is not None else None
+            return read_stream_row(self._conn, self._stream)
 
     def lane_rows(self) -> dict[int, LaneRow]:
         """Read the stream's lane rows, by lane."""

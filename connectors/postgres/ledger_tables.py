@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
+from connectors.ledger import StreamRow
 from connectors.postgres.copy_requests import DDL as COPIES_DDL
 from connectors.postgres.letters import DDL as LETTERS_DDL
 from connectors.postgres.letters import DISCARDED_DDL
@@ -86,6 +87,16 @@ def make_ledger(conn: psycopg.Connection, stream: str) -> None:
         "INSERT INTO headrace.lane SELECT %s, n, 0, 0, 0 FROM generate_series(0, %s) n ON CONFLICT DO NOTHING",
         [stream, LANES_MAX - 1],
     )
+
+
+def read_stream_row(conn: psycopg.Connection, stream: str) -> StreamRow | None:
+    """The stream's row, None when it has none."""
+    row = conn.execute(
+        "SELECT epoch, generation, watermark, watermark_time_us, changes_offset, stopped"
+        " FROM headrace.stream WHERE stream = %s",
+        [stream],
+    ).fetchone()
+    return StreamRow(*row) if row is not None else None
 
 
 def drop_from_ledger(conn: psycopg.Connection, stream: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from connectors.errors import RefusedError
-from connectors.postgres.types import type_name
+from connectors.postgres.type_names import type_name
 from pipeline.catalogue import INTEGER_BYTES, TargetTable
 from schemas.change_batch import Relation
 
@@ -92,6 +92,16 @@ def _cast(value: sql.Composable, kind: str, target: str) -> sql.Composed:
             value=value, cast=cast, as_read=as_read
         )
     return cast
+
+
+def kept_out(what: str) -> RefusedError:
+    """The error for rows that the target was given and has not taken, without an error of its own."""
+    return RefusedError(
+        f"{what}: the target has not taken it; a BEFORE trigger that returns NULL, or a rule, keeps rows out there. "
+        "ALTER TABLE ... DISABLE TRIGGER on the target, or drop the rule; ordinary triggers are passed over with "
+        'streams.target.session_replication_role = "replica"',
+        "HR007",
+    )
 
 
 def table_rows(table: TargetTable) -> sql.Composable:

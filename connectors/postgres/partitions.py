@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import psycopg
 
-from connectors.postgres.slot import SourceTable
+from connectors.postgres.source_tables import SourceTable
 from pipeline.catalogue import TableName
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from connectors.errors import KeyTextError
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import connect, place, translated
 from connectors.postgres.mapping import map_table
-from connectors.postgres.types import type_name
+from connectors.postgres.type_names import type_name
 from connectors.postgres.values import Json, decode_row, encode_key
 from connectors.rows import RowRead
 from connectors.settings import TargetSettings

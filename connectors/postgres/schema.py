@@ -14,7 +14,7 @@ from psycopg import sql
 
 from connectors.errors import RefusedError, SchemaChangeError
 from connectors.postgres.catalogue import table_exists
-from connectors.postgres.types import sql_type
+from connectors.postgres.type_names import sql_type
 from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.errors import RetriableError

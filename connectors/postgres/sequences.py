@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.catalogue import table_exists
-from connectors.postgres.slot import SourceTable
+from connectors.postgres.source_tables import SourceTable
 from pipeline.definitions import SequenceState
 from pipeline.mapping import TableMapping
 

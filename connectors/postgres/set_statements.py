@@ -14,7 +14,7 @@ from psycopg import sql
 from connectors.postgres.arrays import arrays
 from connectors.postgres.mapping import TableMap
 from connectors.postgres.pipelined import Statement
-from connectors.postgres.types import type_name
+from connectors.postgres.type_names import type_name
 
 _BINARY = 1
 

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from connectors.postgres.arrays import element_types
 from connectors.postgres.catalogue import column_types
-from connectors.postgres.mapping import map_table
+from connectors.postgres.mapping import kept_out, map_table
 from connectors.postgres.set_statements import SetStatements, temporary
 from connectors.postgres.steps import Steps
 from pipeline.catalogue import Catalogue, TableName
@@ -109,11 +109,14 @@ class SetWriter:
         if statements.mapped.direct and (many or not statements.by_arrays):
             steps.flush()
             self._require_types(statements)
-            self._copy(statements.copy_direct(), table.inserts)
+            taken, wanted = self._copy(statements.copy_direct(), table.inserts), table.insert_count
+            if taken != wanted:
+                name = ".".join(statements.mapped.table.name)
+                raise kept_out(f"table {name}: {wanted - taken} of {wanted} rows to insert")
             return
         if not statements.by_arrays:
             self._fill(statements, statements.row_stage, statements.everything, table.inserts, steps)
-        steps.add(statements.insert(table.inserts))
+        steps.add(statements.insert(table.inserts), expected=table.insert_count)
 
     def _require_types(self, statements: SetStatements) -> None:
         """Raise RetriableError where the target's columns have other types than were read: COPY would take the bytes
@@ -143,6 +146,9 @@ class SetWriter:
         self._filled.add(stage)
         self._copy(sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(temporary(stage)), rows)
 
-    def _copy(self, statement: sql.Composed, rows: Sequence[bytes]) -> None:
-        with self._conn.cursor().copy(statement) as copy:
+    def _copy(self, statement: sql.Composed, rows: Sequence[bytes]) -> int:
+        """Copy rows; return how many the table has taken."""
+        cursor = self._conn.cursor()
+        with cursor.copy(statement) as copy:
             copy.write(b"".join([_COPY_HEADER, *rows, _COPY_END]))
+        return cursor.rowcount

@@ -17,7 +17,8 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.errors import connect, translated
-from connectors.postgres.slot import SourceTable
+from connectors.postgres.source_tables import SourceTable
+from connectors.postgres.type_names import type_name_sql
 from connectors.postgres.types import TEXT_SESSION, LocalColumns
 from connectors.settings import SourceSettings
 from pipeline.builder import BatchBuilder
@@ -78,7 +79,7 @@ def table_rows_of(
 ) -> TableRows:
     """The table with the columns that travel, as the source's catalogue has them now."""
     rows = conn.execute(
-        "SELECT a.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname ELSE n.nspname || '.' || t.typname END,"
+        f"SELECT a.attname, {type_name_sql('n', 't')},"
         "       t.typsend <> 0, a.atttypmod, a.attnum, a.attrelid"
         "  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace"
         " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"

@@ -15,19 +15,13 @@ from collections.abc import Collection, Iterator
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.publications import ensure_publications
 from connectors.postgres.relation_message import TextNeededError
 from connectors.postgres.replication import NAP_S, ReplicationConnection
-from connectors.postgres.slot import (
-    SourceTable,
-    check_wal_level,
-    claim_snapshot,
-    ensure_publications,
-    require_no_foreign_slot,
-    slot_name,
-    source_tables,
-)  # fmt: skip
+from connectors.postgres.slot import check_wal_level, claim_snapshot, require_no_foreign_slot, slot_name
 from connectors.postgres.slot_check import check_slot
 from connectors.postgres.snapshot import snapshot_batches
+from connectors.postgres.source_tables import SourceTable, source_tables
 from connectors.postgres.table_copier import TableCopier
 from connectors.postgres.types import LocalColumns, local_columns
 from connectors.postgres.watch import TableWatch

@@ -66,4 +66,7 @@ class Steps:
         """Send all that waits. Raises RefusedError where rows were not there, also of earlier flushes."""
         self.flush()
         if self._missing:
-            raise RefusedError(f"{self._where}: {self._missing} rows to update or delete were not there", "HR001")
+            raise RefusedError(
+                f"{self._where}: {self._missing} rows to update or delete were not there, or to insert were not taken",
+                "HR001",
+            )

@@ -16,9 +16,10 @@ from psycopg import sql
 
 from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
+from connectors.postgres.publications import publish, published_tables
 from connectors.postgres.replication import lsn_text, parse_lsn
-from connectors.postgres.slot import SourceTable, publish, published_tables, source_tables
 from connectors.postgres.snapshot import copied_rows, table_rows_of, truncates
+from connectors.postgres.source_tables import SourceTable, source_tables
 from connectors.postgres.types import TEXT_SESSION, local_columns
 from connectors.settings import SourceSettings
 from pipeline.builder import BatchBuilder

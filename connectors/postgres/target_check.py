@@ -10,6 +10,7 @@ from psycopg import sql
 from connectors.admin import Finding
 from connectors.postgres.catalogue import read_catalogue
 from connectors.postgres.errors import place
+from connectors.postgres.findings import scalar
 from connectors.postgres.mapping import table_rows
 from connectors.settings import TargetSettings
 from pipeline.catalogue import TargetTable
@@ -51,7 +52,7 @@ def check_target(
             yield Finding(True, subject, "the table does not exist", "create it with the source's columns, "
                           'or have it created: create_tables = "missing"')  # fmt: skip
     user = conn.info.user
-    if not _value(conn, _MAY_CREATE):
+    if not scalar(conn, _MAY_CREATE):
         yield Finding(True, where, "may not create the schema headrace", f"GRANT CREATE ON DATABASE ... TO {user}")
     if settings.session_replication_role == "replica" and not _may_set_role(conn):
         yield Finding(True, where, "may not set session_replication_role",
@@ -63,20 +64,20 @@ def _check_table(
     conn: psycopg.Connection, settings: TargetSettings, subject: str, table: TableDefinition, found: TargetTable
 ) -> Iterator[Finding]:
     quoted, user = sql.Identifier(*found.name).as_string(conn), conn.info.user
-    lacking = [right for right in _NEEDED if not _value(conn, "SELECT has_table_privilege(%s, %s)", [quoted, right])]
+    lacking = [right for right in _NEEDED if not scalar(conn, "SELECT has_table_privilege(%s, %s)", [quoted, right])]
     if lacking:
         yield Finding(
             True, subject, f"{', '.join(lacking)} is not granted", f"GRANT {', '.join(lacking)} ON {quoted} TO {user}"
         )
-    elif _value(conn, "SELECT row_security_active(%s)", [quoted]):
+    elif scalar(conn, "SELECT row_security_active(%s)", [quoted]):
         yield Finding(True, subject, f"row-level security holds for {user}", f"ALTER ROLE {user} BYPASSRLS")
     for misfit in misfits(table, found, adds=settings.schema_changes != "stop"):
         yield Finding(misfit.blocker, subject, misfit.text, misfit.remedy)
     key = next((list(unique.columns) for unique in table.uniques if unique.primary), [])
-    if key and not _value(conn, _INDEXED, [quoted, key]):
+    if key and not scalar(conn, _INDEXED, [quoted, key]):
         yield Finding(False, subject, f"no index on the source's key ({', '.join(key)}): each UPDATE and DELETE reads "
                       "the whole table", f"ALTER TABLE {quoted} ADD PRIMARY KEY ({', '.join(key)})")  # fmt: skip
-    triggers = _value(conn, _TRIGGERS, [quoted, _FIRING[settings.session_replication_role]])
+    triggers = scalar(conn, _TRIGGERS, [quoted, _FIRING[settings.session_replication_role]])
     if triggers:
         yield Finding(False, subject, f"triggers fire on replicated rows: {triggers}",
                       "nothing to do unless they change replicated rows: then disable them")  # fmt: skip
@@ -85,12 +86,12 @@ def _check_table(
 def _check_empty(conn: psycopg.Connection, stream: str, subject: str, found: TargetTable) -> Iterator[Finding]:
     ours = "SELECT FROM headrace.snapshot_table WHERE stream = %s AND schema_name = %s AND table_name = %s"
     if (
-        _value(conn, "SELECT to_regclass('headrace.snapshot_table') IS NOT NULL")
+        scalar(conn, "SELECT to_regclass('headrace.snapshot_table') IS NOT NULL")
         and conn.execute(ours, [stream, *found.name]).fetchone()
     ):
         return
     rows = sql.SQL("SELECT true FROM {} LIMIT 1").format(table_rows(found))
-    if _value(conn, "SELECT has_table_privilege(%s, 'SELECT')", [sql.Identifier(*found.name).as_string(conn)]) and (
+    if scalar(conn, "SELECT has_table_privilege(%s, 'SELECT')", [sql.Identifier(*found.name).as_string(conn)]) and (
         conn.execute(rows).fetchone()
     ):
         yield Finding(True, subject, "the table has rows, and the stream begins with a snapshot",
@@ -104,8 +105,3 @@ def _may_set_role(conn: psycopg.Connection) -> bool:
     except psycopg.errors.InsufficientPrivilege:
         return False
     return True
-
-
-def _value(conn: psycopg.Connection, query: str, parameters: Sequence[object] = ()) -> object:
-    row = conn.execute(query.encode(), parameters).fetchone()
-    return None if row is None else row[0]

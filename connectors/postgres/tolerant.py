@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from connectors.errors import RefusedError
+from connectors.postgres.mapping import kept_out
 from connectors.postgres.ordered import RowChange, RowWriter
 from connectors.postgres.pipelined import StatementPipeline
 from connectors.settings import TargetSettings
@@ -64,7 +65,8 @@ class TolerantWriter:
                 "columns only under REPLICA IDENTITY FULL.",
                 "HR006",
             )
-        self._pipeline.run([change.instead])
+        if self._pipeline.run([change.instead])[0] != 1:
+            raise kept_out(f"table {change.table}: {change.op} at position {change.position}")
 
 
 def _text(change: RowChange, *, existing: bool) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Collection
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.slot import SourceTable
+from connectors.postgres.source_tables import SourceTable
 from pipeline.catalogue import TableName
-from pipeline.relations import type_text
 
 LocalColumns = set[tuple[TableName, str]]
 _FIRST_USER_OID = 16384  # FirstNormalObjectId in PostgreSQL's access/transam.h
@@ -64,14 +63,3 @@ def local_columns(conn: psycopg.Connection, tables: list[SourceTable], *, every:
     columns = conn.execute(_COLUMN_TYPES, [names]).fetchall()
     local = local_types(conn, {oid for *_, oid in columns})
     return {((schema, table), column) for schema, table, column, oid in columns if every or oid in local}
-
-
-def type_name(name: str) -> sql.Composable:
-    """The quoted name of a type written bare (built in) or as schema.name."""
-    schema, dot, bare = name.partition(".")
-    return sql.Identifier(schema, bare) if dot else sql.Identifier("pg_catalog", name)
-
-
-def sql_type(kind: str, modifier: int) -> sql.Composable:
-    """A type with its modifier, quoted."""
-    return type_name(kind) + sql.SQL(type_text(kind, modifier)[len(kind) :])

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from connectors.base import TableCheck
 from connectors.postgres.errors import connect, translated
-from connectors.postgres.slot import SourceTable, source_tables
+from connectors.postgres.source_tables import SourceTable, source_tables
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.catalogue import TableName
 from pipeline.mapping import ColumnUse, TableMapping

@@ -9,7 +9,8 @@ import psycopg
 from connectors.errors import RefusedError
 from connectors.postgres.errors import connect, translated
 from connectors.postgres.partitions import PartitionWatch
-from connectors.postgres.slot import SourceTable, publish_if_empty, published_tables, source_tables, take_attached
+from connectors.postgres.publications import publish_if_empty, published_tables, take_attached
+from connectors.postgres.source_tables import SourceTable, source_tables
 from connectors.settings import SourceSettings
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError

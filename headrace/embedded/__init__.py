@@ -6,7 +6,8 @@ Needs the extra `embedded`. Linux only (process file descriptors, PR_SET_PDEATHS
 from headrace.embedded.errors import EmbeddedError
 from headrace.embedded.kafka import EmbeddedKafka, embedded_kafka
 from headrace.embedded.postgres import EmbeddedPostgres, StopMode, embedded_postgres
-from headrace.embedded.process import Command, GuardedProcess, ProcessId
+from headrace.embedded.process import Command, GuardedProcess
+from headrace.embedded.process_id import ProcessId
 from headrace.embedded.server import EmbeddedServer
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headrace.embedded.errors import EmbeddedError, io_error
-from headrace.embedded.process import ProcessId
+from headrace.embedded.process_id import ProcessId
 
 LOCK_TIMEOUT_S = 90.0  # another process may be starting the server right now, after one that died
 LOCK_POLL_S = 0.02

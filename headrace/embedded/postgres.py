@@ -17,7 +17,8 @@ from psycopg.conninfo import make_conninfo
 from headrace.embedded.account import Account, server_account
 from headrace.embedded.errors import EmbeddedError, missing_extra
 from headrace.embedded.ports import LOOPBACK, remembered_port, require_free
-from headrace.embedded.process import Command, GuardedProcess, ProcessId, processes_in, run_logged, wait_gone
+from headrace.embedded.process import Command, GuardedProcess, run_logged
+from headrace.embedded.process_id import ProcessId, processes_in, wait_gone
 from headrace.embedded.server import EmbeddedServer, clean_env
 
 StopMode = Literal["smart", "fast", "immediate"]

@@ -14,7 +14,8 @@ from typing import ClassVar, Self
 from headrace.embedded.errors import EmbeddedError, io_error, server_failed
 from headrace.embedded.ownership import Running, exclusive
 from headrace.embedded.ports import accepts
-from headrace.embedded.process import GuardedProcess, ProcessId, wait_gone
+from headrace.embedded.process import GuardedProcess
+from headrace.embedded.process_id import ProcessId, wait_gone
 
 READY_TIMEOUT_S = 45.0  # broker 1.5 s, PostgreSQL 0.1 s, recovery after a crash a few; a loaded machine: ten times
 READY_POLL_S = 0.02

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headrace.embedded import Command, EmbeddedError, GuardedProcess, ProcessId
-from headrace.embedded.process import processes_in, wait_gone
+from headrace.embedded.process_id import processes_in, wait_gone
 
 GONE_TIMEOUT_S = 10.0
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]

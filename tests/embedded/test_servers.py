@@ -26,7 +26,7 @@ from headrace.embedded import (
     embedded_postgres,
 )
 from headrace.embedded.ports import PORT_MAX, PORT_MIN
-from headrace.embedded.process import processes_in, wait_gone
+from headrace.embedded.process_id import processes_in, wait_gone
 
 pytestmark = pytest.mark.integration
 

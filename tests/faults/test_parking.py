@@ -81,13 +81,14 @@ def test_what_is_refused_is_parked_with_all_that_depends_on_it(make_rig: MakeRig
         "dead-letters", "show", str(second["position"]), "-c", str(rig.config_path), "--raw", str(tmp_path / "raw")
     )
     assert code == 0
-    assert "before id='1'" in shown
-    assert "after  id='1', value='13', note='x'" in shown
+    assert "UPDATE public.t, where id is 1\n      id     1\n      value  13\n      note   x\n" in shown
+    assert f"waits for:   the dead letters at {first['position']}\n" in shown
     assert decode_batch((tmp_path / "raw").read_bytes()).last_position == second["position"]
 
     code, output = run("dead-letters", "replay", "-c", str(rig.config_path))
     assert code == 1
     assert "refused again" in output
+    assert "lane" not in output
     assert output.count("waits for the letters before it") == 2
     with rig.target_connection() as conn:
         conn.execute("ALTER TABLE t DROP CONSTRAINT unlucky")

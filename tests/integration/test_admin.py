@@ -9,7 +9,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
-from connectors.postgres.slot import ensure_publications, published_tables, source_tables
+from connectors.postgres.publications import ensure_publications, published_tables
+from connectors.postgres.source_tables import source_tables
 from connectors.postgres.verify import verify_tables
 from connectors.postgres.watch import TableWatch
 from connectors.settings import SourceSettings, TargetSettings

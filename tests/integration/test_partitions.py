@@ -10,7 +10,8 @@ import pytest
 
 from connectors.postgres.admin import PostgresSourceAdmin
 from connectors.postgres.partitions import read_partitions
-from connectors.postgres.slot import ensure_publications, source_tables
+from connectors.postgres.publications import ensure_publications
+from connectors.postgres.source_tables import source_tables
 from connectors.postgres.watch import LOOK_S, TableWatch
 from connectors.settings import SourceSettings
 

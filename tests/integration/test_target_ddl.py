@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.errors import RefusedError
+from connectors.postgres.ordered import RowWriter
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import RetriableError
 from tests.support.direct import DirectStream, on_both
@@ -46,3 +47,34 @@ def test_a_table_that_is_missing_on_the_target_is_named(source_db: str, target_d
         stream.new_lane()
         stream.apply(batch)
         assert not stream.differing(["public.*"])
+
+
+KEEPS_OUT = """
+CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER keep_out BEFORE INSERT OR UPDATE ON t FOR EACH ROW WHEN (NEW.id % 10 = 7) EXECUTE FUNCTION keep_out();
+"""
+
+
+@pytest.mark.parametrize("target_type", ["int", "bigint"])  # the source's type, or a cast
+@pytest.mark.parametrize("policy", ["error", "update"])
+def test_a_trigger_that_keeps_rows_out_is_found(
+    source_db: str, target_db: str, target_type: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_both([source_db], "CREATE TABLE t (id int PRIMARY KEY, v int)")
+    on_both([target_db], f"CREATE TABLE t (id int PRIMARY KEY, v {target_type})")
+    target = TargetSettings(target_db, session_replication_role="origin", on_existing_row=policy)
+    with DirectStream(SourceSettings(source_db, ("public.*",)), target) as stream:
+        stream.replicate("INSERT INTO t SELECT n, n FROM generate_series(1, 6) n")
+        stream.there.execute(KEEPS_OUT.encode())
+        batches = [
+            stream.write(f"INSERT INTO t SELECT n, n FROM generate_series({count}, {2 * count}) n")
+            for count in (10, 200, 6000)  # for row by row, for arrays, for COPY
+        ]
+        for batch in batches:
+            with pytest.raises(RefusedError, match=r"table public\.t: INSERT at position \d+: the target has not"):
+                stream.apply(batch)
+            assert stream.rows("SELECT count(*) FROM t") == [(6,)], "nothing of the transaction is there"
+        stream.there.execute("ALTER TABLE t DISABLE TRIGGER keep_out")
+        monkeypatch.delattr(RowWriter, "changes")  # the bulk is not refused when all rows are taken
+        stream.apply(batches[-1])
+        assert stream.rows("SELECT count(*) FROM t") == [(6007,)]

@@ -20,6 +20,8 @@ USER_TYPES = (
     "CREATE TYPE kinds.pair AS (a int, b text, c numeric[])",
     "CREATE TYPE kinds.text_range AS RANGE (subtype = text)",
     'CREATE TYPE "kinds"."Odd.name" AS ENUM (\'x\')',
+    'CREATE SCHEMA "odd.""kinds"',
+    'CREATE TYPE "odd.""kinds"."m.ood" AS ENUM (\'x\', \'y\')',
     "CREATE EXTENSION hstore",
     "CREATE EXTENSION citext",
     "CREATE EXTENSION ltree",
@@ -94,6 +96,7 @@ VALUES: dict[str, list[str]] = {
     "kinds.pair": ["ROW(1, 'x', NULL)", "ROW(NULL, '', '{1.0,NULL}')"],
     "kinds.text_range": ["'[a,b)'", "'empty'"],
     'kinds."Odd.name"': ["'x'"],
+    '"odd.""kinds"."m.ood"': ["'x'", "'y'"],
     "hstore": ['\'a=>1, b=>NULL, ""=>""\''],
     "citext": ["'CaSe'"],
     "ltree": ["'Top.Science'"],
@@ -104,6 +107,7 @@ VALUES: dict[str, list[str]] = {
 # Binary forms that name types by the numbers of one server, or have parts without a binary form.
 LOCAL_VALUES: dict[str, list[str]] = {
     "kinds.mood[]": ["'{sad,NULL,\"so so\"}'", "'{}'"],
+    '"odd.""kinds"."m.ood"[]': ["'{x,NULL,y}'"],
     "kinds.positive[]": ["'{0.001,5}'"],
     "kinds.pair[]": ["ARRAY[ROW(1, 'x', '{1}')::kinds.pair, NULL]"],
     "kinds.nested": ["ROW('sad', ROW(1, '\"', '{NULL}'), '2026-01-01')"],

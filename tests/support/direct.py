@@ -22,8 +22,10 @@ from connectors.postgres.facts import SourceFacts
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.pgoutput import PgOutputDecoder
+from connectors.postgres.publications import ensure_publications
 from connectors.postgres.replication import ReplicationConnection
-from connectors.postgres.slot import ensure_publications, slot_name, source_tables
+from connectors.postgres.slot import slot_name
+from connectors.postgres.source_tables import source_tables
 from connectors.postgres.types import local_columns
 from connectors.postgres.verify import verify_tables
 from connectors.settings import SourceSettings, TargetSettings
