@@ -14,7 +14,8 @@ from pipeline.directory.directory import Directory
 from pipeline.directory.members import Affinity, Members
 from pipeline.directory.placement import Placement
 from pipeline.directory.preference import LanePreference
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
+from pipeline.window import Restart
 from schemas.change_batch import UPDATE, ChangeBatch, Column, Relation, Section
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.packed import INT32, INT64

@@ -30,7 +30,8 @@ from pipeline.builder import BatchBuilder
 from pipeline.catalogue import Catalogue, TargetColumn, TargetTable
 from pipeline.conflicts import KeyRules
 from pipeline.independent import window_keys
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
+from pipeline.window import Restart
 from schemas.apply_unit import LANES_MAX, ApplyUnit
 from schemas.change_batch import UPDATE, ChangeBatch, Column, Relation
 from schemas.change_batch_codec import decode_batch, encode_batch

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
-from pipeline.planner import Restart
 from pipeline.table_copies import TableCopy
+from pipeline.window import Restart
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,24 +6,25 @@ Everything here may be lost at any moment: a new planner starts from the ledger 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.active_lanes import ActiveLanes
-from pipeline.catalogue import TableName
 from pipeline.chain import Chain, Verdict
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamStoppedError
 from pipeline.independent import window_keys
 from pipeline.inflight import InFlight, LaneSeqs, merge_waits
+from pipeline.lane_queues import LaneQueues
 from pipeline.lanes import Preferences, assign
 from pipeline.parking import ParkedKeys
 from pipeline.priorities import Priorities
-from pipeline.relations import Shapes, changes_of
+from pipeline.relations import changes_of
 from pipeline.schema_change import asks_nothing
 from pipeline.slicing import select
 from pipeline.table_copies import SupersededTables
-from schemas.apply_unit import LANES_MAX, NORMAL, PARK, SERIAL, ApplyUnit
+from pipeline.window import Restart, Window
+from schemas.apply_unit import NORMAL, PARK, SERIAL, ApplyUnit
 from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch
 
@@ -33,53 +34,6 @@ WINDOWS_MAX = 1024
 TRANSACTIONS_MAX = 64_000
 BYTES_MAX = 64 * 1024 * 1024
 BACKLOG_TRANSACTIONS = 1000  # in flight from which on the lanes are never without work
-
-
-@dataclass(slots=True)
-class Window:
-    """One planned change record. `token` is the caller's: it is given back when the window is applied.
-
-    The positions are where the chain stood before and after it. `last_part` says that no large
-    transaction was left open then: a planner may start anew behind this record. `record` is kept so that
-    the window can be planned again; a part of a large transaction drops it (memory), and can then only
-    be read again. `commit_times_us` are those of the transactions that were sent to lanes. `new_schema` says that
-    the target's catalogue is another one once the window is applied.
-    """
-
-    generation: int
-    previous_position: int
-    last_position: int
-    end_offset: int
-    last_part: bool
-    token: object
-    record: bytes
-    units: dict[int, int] = field(default_factory=dict)
-    commit_times_us: Sequence[int] = ()
-    new_schema: bool = False
-
-    @property
-    def commit_time_us(self) -> int:
-        """Source commit time of the last transaction, 0 when there is none."""
-        return self.commit_times_us[-1] if self.commit_times_us else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Where a planner starts: from the ledger.
-
-    `applied` holds the positions above the watermark, by generation; `parked` the records of those that are
-    dead letters, in order, from this generation on; `shapes` the columns of the source's tables as the target knows
-    them, None where the target does not follow schema changes; `superseded` the tables that are to be copied
-    anew, or were at a position above the watermark.
-    """
-
-    epoch: int
-    generation: int
-    watermark: int
-    applied: dict[int, frozenset[int]]
-    parked: Sequence[bytes] = ()
-    shapes: Shapes | None = None
-    superseded: Mapping[TableName, int | None] = field(default_factory=dict)
 
 
 class Planner:
@@ -112,9 +66,7 @@ class Planner:
         self._rules = rules
         self._prefer = prefer
         self._inflight = InFlight()
-        self._seqs = [0] * LANES_MAX
-        self._queued: list[deque[tuple[int, int]]] = [deque() for _ in range(LANES_MAX)]
-        self._loads = [0] * LANES_MAX
+        self._queues = LaneQueues()
         self._serial_at: int | None = None
         self._barrier_seq = 0
         self._parked_before = [decode_batch(record) for record in start.parked]
@@ -129,7 +81,7 @@ class Planner:
     def full(self) -> bool:
         """Whether planning must pause until windows are applied. An open large transaction never waits."""
         return self.chain.open_part < 0 and (
-            len(self.windows) >= WINDOWS_MAX or self.bytes >= BYTES_MAX or sum(self._loads) >= TRANSACTIONS_MAX
+            len(self.windows) >= WINDOWS_MAX or self.bytes >= BYTES_MAX or self._queues.total >= TRANSACTIONS_MAX
         )
 
     def plan_serially(self, last_position: int) -> None:
@@ -240,7 +192,7 @@ class Planner:
             return [self._barrier(window, batch, record, now_us, mode)]
         if batch.kind == "snapshot":
             return [self._snapshot(window, batch, record, now_us)]
-        if self._priorities is None and self.active.count == 1 and set(self._busy()) <= {0}:
+        if self._priorities is None and self.active.count == 1 and set(self._queues.busy()) <= {0}:
             self.active.observe(1, 0)
             return [self._single(window, batch, record, now_us)]
         if not self._rules.admit(batch):
@@ -261,7 +213,7 @@ class Planner:
             waits = lane_waits.get(lane, {})
             merge_waits(waits, {other: seq for other, seq in blind.items() if other != lane})
             units.append(self._unit(window, batch, record, lane, sorted(chosen[lane]), waits, now_us))
-        self._inflight.record(keys, {c: (lane, self._seqs[lane]) for c, lane in lane_of.items()})
+        self._inflight.record(keys, {c: (lane, self._queues.seqs[lane]) for c, lane in lane_of.items()})
         return units
 
     def _assign(
@@ -269,8 +221,9 @@ class Planner:
     ) -> tuple[dict[int, int], dict[int, LaneSeqs]]:
         prefer = self._prefer.window(batch) if self._prefer is not None else None
         if self._priorities is None:
-            return assign(components, dependencies, {lane: self._loads[lane] for lane in self._active_lanes()}, prefer)
-        return self._priorities.assign(batch, components, dependencies, self._loads, self.active.count, prefer)
+            loads = {lane: self._queues.loads[lane] for lane in self._active_lanes()}
+            return assign(components, dependencies, loads, prefer)
+        return self._priorities.assign(batch, components, dependencies, self._queues.loads, self.active.count, prefer)
 
     def _active_lanes(self) -> Sequence[int]:
         """The lanes to use now, lane 0 first. Where priorities give lanes to classes, the numbers say which."""
@@ -278,9 +231,6 @@ class Planner:
         if self._prefer is None or self._priorities is not None:
             return range(count)
         return self._prefer.lane_order()[:count]
-
-    def _busy(self) -> list[int]:
-        return [lane for lane, queued in enumerate(self._queued) if queued]
 
     def _single(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int) -> ApplyUnit:
         unit = self._unit(window, batch, record, 0, range(len(batch.positions)), {}, now_us)
@@ -293,17 +243,16 @@ class Planner:
         Where foreign keys exist they go through one lane, parents first as the source sent them.
         """
         lanes = self._active_lanes()[: 1 if self._rules.has_foreign_keys else None]
-        lane = min(lanes, key=self._loads.__getitem__)
+        lane = min(lanes, key=self._queues.loads.__getitem__)
         waits = {0: self._barrier_seq} if lane != 0 and self._inflight.applied[0] < self._barrier_seq else {}
-        unit = self._unit(window, batch, record, lane, range(len(batch.positions)), waits, now_us)
-        self._loads[lane] += batch.rows()
-        self._queued[lane][-1] = (unit.seq, len(batch.positions) + batch.rows())
+        transactions = range(len(batch.positions))
+        unit = self._unit(window, batch, record, lane, transactions, waits, now_us, rows=batch.rows())
         self._inflight.record_blind(lane, unit.seq)
         return unit
 
     def _barrier(self, window: Window, batch: ChangeBatch, record: bytes, now_us: int, mode: str) -> ApplyUnit:
         """One unit behind everything in flight, before everything that follows."""
-        waits = {lane: self._queued[lane][-1][0] for lane in self._busy() if lane != 0}
+        waits = {lane: self._queues.seqs[lane] for lane in self._queues.busy() if lane != 0}
         unit = self._unit(window, batch, record, 0, range(len(batch.positions)), waits, now_us, mode)
         self._inflight.record_barrier(0, unit.seq)
         self._barrier_seq = unit.seq
@@ -312,15 +261,13 @@ class Planner:
 
     def _unit(
         self, window: Window, batch: ChangeBatch, record: bytes, lane: int, transactions: Sequence[int],
-        waits: LaneSeqs, now_us: int, mode: str = NORMAL,
+        waits: LaneSeqs, now_us: int, mode: str = NORMAL, rows: int = 0,
     ) -> ApplyUnit:  # fmt: skip
-        self._seqs[lane] += 1
-        seq = self._seqs[lane]
+        """A unit of the given transactions, queued in the lane; `rows` count beside them where they are the load."""
+        seq = self._queues.send(lane, len(transactions) + rows)
         if len(transactions) < len(batch.positions):
             record = encode_batch(select(batch, transactions))
         window.units[lane] = seq
-        self._queued[lane].append((seq, len(transactions)))
-        self._loads[lane] += len(transactions)
         return ApplyUnit(
             self.stream, batch.generation, lane, self.epoch, seq, mode, window.previous_position, waits, now_us, record
         )  # fmt: skip
@@ -330,17 +277,13 @@ class Planner:
         if epoch != self.epoch or seq <= self._inflight.applied[lane]:
             return
         self._inflight.applied[lane] = seq
-        queued = self._queued[lane]
-        while queued and queued[0][0] <= seq:
-            count = queued.popleft()[1]
-            self._loads[lane] -= count
-            self.applied += count
+        self.applied += self._queues.settle(lane, seq)
 
     def measure(self, now_us: int) -> None:
         """Let the controller of the active lanes see how fast the target applies. To be called often."""
         # Behind units whose keys are not known everything waits, however many lanes are active.
         spread = self.active.count == 1 or not self._inflight.blind()
-        self.active.measure(now_us, self.applied, backlog=spread and sum(self._loads) >= BACKLOG_TRANSACTIONS)
+        self.active.measure(now_us, self.applied, backlog=spread and self._queues.total >= BACKLOG_TRANSACTIONS)
 
     def retire(self) -> list[Window]:
         """Take out and return the windows at the front that are applied; parts only with their last."""
@@ -363,7 +306,7 @@ class Planner:
 
     def queued_transactions(self) -> list[int]:
         """Transactions sent and not yet applied, a lane."""
-        return list(self._loads)
+        return list(self._queues.loads)
 
 
 def _has_barrier(batch: ChangeBatch) -> bool:

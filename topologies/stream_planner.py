@@ -24,7 +24,8 @@ from pipeline.conflicts import KeyRules
 from pipeline.directory.preference import LanePreference
 from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
 from pipeline.lag import Histogram
-from pipeline.planner import Planner, Window
+from pipeline.planner import Planner
+from pipeline.window import Window
 from schemas.apply_unit import LANES_MAX, ApplyUnit, encode_unit
 from schemas.change_batch_codec import decode_batch
 from schemas.errors import SchemaError

@@ -36,8 +36,8 @@ from connectors.postgres.schema import read_shapes
 from connectors.settings import TargetSettings
 from pipeline.catalogue import Catalogue, TableName
 from pipeline.fence import LaneRow
-from pipeline.planner import Restart
 from pipeline.table_copies import TableCopy
+from pipeline.window import Restart
 from schemas.packed import INT64, unpack
 
 

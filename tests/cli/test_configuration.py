@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,8 @@ def test_a_role_says_by_its_exit_code_that_a_restart_is_useless(tmp_path: Path, 
     role = start(broken(tmp_path, kafka="x = 1").start("capture"))
     assert role.end() == EX_CONFIG
     assert "kafka.x: unknown key" in role.text()
+
+
+def test_the_version_needs_no_configuration() -> None:
+    outcome = invoke("--version")
+    assert (outcome.code, outcome.out) == (0, f"headrace {version('headrace')}\n")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.conflicts import KeyRules
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
+from pipeline.window import Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import DELETE, INSERT, UPDATE
 from schemas.change_batch_codec import decode_batch, encode_batch

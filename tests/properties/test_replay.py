@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pipeline import fence
 from pipeline.conflicts import KeyRules
 from pipeline.fence import LaneRow
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
+from pipeline.window import Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Transaction, catalogue, pack_batch

@@ -14,8 +14,8 @@ from pipeline.catalogue import TableName
 from pipeline.conflicts import KeyRules
 from pipeline.fence import Fenced, LaneRow
 from pipeline.parking import ParkedKeys, Refusal, settle_in_order
-from pipeline.planner import Restart
 from pipeline.slicing import select
+from pipeline.window import Restart
 from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, ChangeBatch, iter_order
 from schemas.change_batch_codec import encode_batch

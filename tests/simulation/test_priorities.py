@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.conflicts import KeyRules
 from pipeline.lanes import Preferences
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
 from pipeline.priorities import Priorities
+from pipeline.window import Restart
 from tests.simulation import world
 from tests.simulation.faults import run_seed
 from tests.simulation.report import print_history

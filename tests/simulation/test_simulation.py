@@ -18,8 +18,9 @@ from pipeline.errors import StreamGapError
 from pipeline.fence import LaneRow, OpenParts
 from pipeline.inflight import InFlight, LaneSeqs
 from pipeline.parking import ParkedKeys
-from pipeline.planner import Planner, Window
+from pipeline.planner import Planner
 from pipeline.table_copies import SupersededTables
+from pipeline.window import Window
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import ChangeBatch, Relation
 from tests.simulation.faults import run_seed, simulate

@@ -8,7 +8,7 @@ from typing import cast
 
 from connectors.ledger import Ledger
 from pipeline.catalogue import Catalogue
-from pipeline.planner import Restart
+from pipeline.window import Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch_codec import encode_batch
 from schemas.progress import Failure

@@ -10,9 +10,10 @@ from pipeline import planner as planning
 from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamGapError
-from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner, Restart
+from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner
 from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, shape_of
+from pipeline.window import Restart
 from schemas.apply_unit import NORMAL, SERIAL, ApplyUnit
 from schemas.change_batch import INSERT, TRUNCATE, UPDATE, ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch

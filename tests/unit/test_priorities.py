@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.conflicts import KeyRules
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
 from pipeline.priorities import AGEING_S, CLASSES, NORMAL, Priorities, lanes_needed, may_begin
+from pipeline.window import Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import UPDATE
 from schemas.change_batch_codec import decode_batch, encode_batch

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
+from pipeline.window import Restart
 from schemas.apply_unit import ApplyUnit
 from schemas.change_batch import INSERT, TRUNCATE, ChangeBatch
 from schemas.change_batch_codec import decode_batch

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline.conflicts import KeyRules
 from pipeline.merging import QueuedUnit
-from pipeline.planner import Planner, Restart
+from pipeline.planner import Planner
 from pipeline.waiting import Blocker, why_waiting
+from pipeline.window import Restart
 from pipeline.window_graph import window_graph
 from schemas.change_batch import TRUNCATE, UPDATE
 from schemas.change_batch_codec import decode_batch, encode_batch
