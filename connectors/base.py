@@ -45,6 +45,7 @@ class Connector:
     verify: Callable[[SourceSettings, TargetSettings], Iterator[TableCheck]] | None = None
     position_text: Callable[[int, int], str] | None = None  # of (generation, position), as the database writes it
     parse_position: Callable[[str], int] | None = None  # the other way; raises ValueError
+    check_dsn: Callable[[str], None] | None = None  # raises ValueError, with nothing of the DSN in its text
 
 
 def load_connector(name: str) -> Connector:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import ProgrammingError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
+from connectors.base import load_connector
+from pipeline.errors import ConfigError
 from pipeline.levels import Thresholds
 from pipeline.priorities import CLASSES
 
@@ -21,24 +21,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _check_dsn(value: SecretStr) -> SecretStr:
+def _check_dsn(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    """What is right the section's connector knows; one that is not installed is told of when it is used."""
     try:
-        parts = conninfo_to_dict(value.get_secret_value())
-    except ProgrammingError:
-        raise ValueError("is no connection string; write postgresql://user@host:port/database") from None
-    if not parts.get("dbname"):
-        raise ValueError("names no database; write postgresql://user@host:port/database")
-    if not str(parts.get("port") or "0").replace(",", "").isdigit() or _spills(value.get_secret_value()):
-        raise ValueError("has a host or port that can't be; in a password / @ : ? % are written %2F %40 %3A %3F %25")
+        check = load_connector(info.data["connector"]).check_dsn
+    except (ConfigError, KeyError):
+        return value
+    if check is not None:
+        check(value.get_secret_value())
     return value
-
-
-def _spills(url: str) -> bool:
-    """Whether a part of a URL's password became host, port or database: an unescaped `/` or `@` ends it early."""
-    scheme, _, rest = url.partition("://")
-    authority, _, path = rest.partition("/")
-    early = "@" not in authority and "@" in path.partition("?")[0]
-    return scheme in ("postgresql", "postgres") and (early or authority.count("@") > 1)
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_check_dsn)]

@@ -3,6 +3,7 @@
 from connectors.base import Connector
 from connectors.postgres.admin import PostgresSourceAdmin, PostgresTargetAdmin
 from connectors.postgres.dead_letters import PostgresDeadLetters
+from connectors.postgres.dsn import check_dsn
 from connectors.postgres.ledger import PostgresLedger
 from connectors.postgres.parking_lane import ParkingLane
 from connectors.postgres.replication import parse_lsn, position_text
@@ -22,4 +23,5 @@ CONNECTOR = Connector(
     verify=verify_tables,
     position_text=position_text,
     parse_position=parse_lsn,
+    check_dsn=check_dsn,
 )
