@@ -67,7 +67,9 @@ def _type(schema: dict[str, Any]) -> str:
         return " or ".join(f'`"{value}"`' for value in schema["enum"])
     if "anyOf" in schema:
         return _type(schema["anyOf"][0])
-    names = {"array": "list of strings", "object": "table", "number": "number", "integer": "integer"}
+    names = {
+        "array": "list of strings", "object": "table", "number": "number", "integer": "integer", "boolean": "boolean",
+    }  # fmt: skip
     name = names.get(schema.get("type", ""), "string")
     low, high = schema.get("minimum"), schema.get("maximum")
     return f"{name}, {low} to {high}" if low is not None and high is not None else name
@@ -81,7 +83,9 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int | float):
         return f"`{value}`"
     return "`{}`" if value == {} else f'`"{value}"`'
 
