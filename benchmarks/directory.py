@@ -15,6 +15,7 @@ from statistics import median
 
 from benchmarks import chart
 from benchmarks.directory_apply import apply_pairs, apply_table
+from benchmarks.directory_caches import BLOCKS_MAX, CACHED, run_caches
 from benchmarks.directory_cluster import Load, accuracies, chance, handed_on, oracle, run_cluster, steady
 from benchmarks.directory_lookup import (
     TRACE,
@@ -54,7 +55,10 @@ TRACES: dict[str, Callable[[list[BlockId], random.Random, int], list[BlockId]]] 
 }  # fmt: skip
 LOADS = {"steady": Load(8), "shifting": Load(8, shift_s=30), "part read by all": Load(8, shared=0.3)}
 SIZES = (3, 6, 8, 10, 12, 16)
-PARTS = ("lookup", "locks", "hits", "placement", "prediction", "scaling", "planner", "remaster", "processes", "apply")
+PARTS = (
+    "lookup", "locks", "hits", "placement", "prediction", "scaling", "caches", "planner", "remaster", "processes",
+    "apply",
+)  # fmt: skip
 FORETOLD = {"handed on": handed_on, "steady": steady, "chance": chance}
 
 
@@ -145,6 +149,14 @@ def _scaling(seed: int) -> Iterator[Sample]:
         )  # fmt: skip
 
 
+def _caches(seed: int) -> Iterator[Sample]:
+    for load in CACHED:
+        for blocks_max in BLOCKS_MAX:
+            for moves in (False, True):
+                case = f"caches, {load}, {blocks_max} blocks, {OURS if moves else 'hash'}"
+                yield Sample(case, seed, run_caches(load, blocks_max, seed, moves=moves))
+
+
 def _planner(seed: int) -> Iterator[Sample]:
     for name, found in run_planner(seed).items():
         yield Sample(f"planner, {name}", seed, found)
@@ -158,8 +170,8 @@ def _remaster(seed: int) -> Iterator[Sample]:
 
 
 _PARTS: dict[str, Callable[[int], Iterator[Sample]]] = {
-    "hits": _hits, "placement": _placement, "prediction": _prediction, "scaling": _scaling, "planner": _planner,
-    "remaster": _remaster, "processes": run_processes, "apply": apply_pairs,
+    "hits": _hits, "placement": _placement, "prediction": _prediction, "scaling": _scaling, "caches": _caches,
+    "planner": _planner, "remaster": _remaster, "processes": run_processes, "apply": apply_pairs,
 }  # fmt: skip
 
 
@@ -173,7 +185,9 @@ def section(runs: Sequence[Run]) -> str:
     text = (
         f"Seeds {', '.join(map(str, seeds))}. A directory of 1,000,000 moved blocks, {ENTRIES_MAX:,} ready entries, "
         f"Zipf 0.99, 2,000 moves a second from another thread, other work between look-ups, garbage collector on. "
-        "Nodes are simulated over the real directory and decider (placement, scaling, planner). "
+        "Nodes are simulated over the real directory and decider (placement, scaling, caches, planner). "
+        "Caches: each node reads 40 blocks of its own and, one time in seven, any; what its memory lacks it asks a "
+        "peer for, or reads from the target. "
         "Real processes share the machine's cores: their figures are shares and CPU, not rates. "
         f"Threads give way after {SWITCH_S * 1000:g} ms, as in the role `cache`. "
         "The planner's makespan is a model: a row that is applied elsewhere than at its master is taken to cost half a "
@@ -197,8 +211,11 @@ def section(runs: Sequence[Run]) -> str:
                 ("next accessor foretold", "prediction, ", ("model", "last", "most"), ".3f"),
                 ("nodes: accesses by the time of the busiest node", "scaling, ",
                  ("hash", OURS, "oracle", "local", "busiest", "busiest, oracle"), ".2f"),
+                ("simulated caches: nodes, load, a node's memory; a share of accesses", "caches, ",
+                 ("cache", "peer", "memory of all", "asked", "decisions"), ",.3f"),
                 ("real processes, a share of accesses", "processes, ",
-                 ("hit rate", "asked", "came", "from the target", "cpu_us", "cpu_us of the decider"), ",.4g"),
+                 ("hit rate", "memory of all", "asked", "came", "from the target", "cpu_us",
+                  "cpu_us of the decider"), ",.4g"),
                 ("planner, 4 nodes with 2 lanes each", "planner, ",
                  ("local rows", "makespan", "lanes' imbalance"), ".3f"),
                 ("moves on a broker", "remaster, ", ("ms a move", "writes a move"), ".3f"),

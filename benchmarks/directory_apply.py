@@ -15,7 +15,7 @@ from headrace.directory_view import read_picture
 from headrace.embedded import EmbeddedPostgres
 from topologies.settings_file import load_settings
 
-TRANSACTIONS = 50_000
+TRANSACTIONS = 200_000  # seconds of work: reports and decisions come once in one or two
 ROWS = 100_000
 LANES = 4
 PARTS = 5  # of a backlog in which what is used most changes

@@ -12,7 +12,6 @@ from pipeline.conflicts import KeyRules
 from pipeline.directory.block import BlockId, bucket_of
 from pipeline.directory.directory import Directory
 from pipeline.directory.members import Affinity, Members
-from pipeline.directory.placement import Placement
 from pipeline.directory.preference import LanePreference
 from pipeline.planner import Planner
 from pipeline.window import Restart
@@ -56,7 +55,7 @@ def _block(bucket: int) -> BlockId:
     return BlockId("s", "public", "item", bucket)
 
 
-def _plan(seed: int, home: dict[int, str], placement: Placement | None) -> dict[str, float]:
+def _plan(seed: int, home: dict[int, str], placement: Directory | None) -> dict[str, float]:
     """Plan windows of transactions; count rows that are applied where they are used, and the slowest lane's time."""
     rng = random.Random(seed)
     prefer = LanePreference("s", placement, BUCKETS, lambda: LANES) if placement is not None else None

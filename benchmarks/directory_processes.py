@@ -25,7 +25,7 @@ PROCESSES = (3, 8)
 BLOCKS_A_NODE = 40
 PER_NODE = 40  # accesses a second
 SECONDS, WARM_S, SHIFT_S = 26, 16, 8
-MEMORY_BYTES = 6_000  # for about half of what a node uses
+MEMORY_BYTES = 18_400  # for 20 blocks of a row, half of those that a node uses most
 CONFIG = """
 [kafka]
 bootstrap_servers = "{kafka}"
@@ -128,7 +128,8 @@ class _Cluster:
 
         accesses = total("cache") + total("peer") + total("target")
         return {
-            "hit rate": total("cache") / accesses, "asked": total("asked") / accesses,
+            "hit rate": total("cache") / accesses,
+            "memory of all": (total("cache") + total("peer")) / accesses, "asked": total("asked") / accesses,
             "came": (total("2-way") + total("3-way")) / accesses, "3-way": total("3-way") / accesses,
             "from the target": total("target") / accesses, "lost": total("lost"),
             "cpu_us": total("cpu_s") * 1e6 / accesses, "cpu_us of the decider": decider_s * 1e6 / accesses,

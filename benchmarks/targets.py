@@ -311,6 +311,20 @@ TARGETS = (
         )
         for few in (3, 8)
     ),
+    *(
+        Target(
+            f"directory: reads {title}, 8 simulated caches, memory for half, shifting load", "hash placement", target,
+            "make bench-directory", _directory(
+                "caches, 8 nodes, shifting, 20 blocks, directory", metric,
+                "caches, 8 nodes, shifting, 20 blocks, hash", metric, ".3f",
+            ),
+        )
+        for metric, title, target in (
+            ("cache", "answered from the node's own memory", "higher"),
+            ("memory of all", "answered from the memory of all nodes", "higher"),
+            ("asked", "that ask a peer", "fewer"),
+        )
+    ),
     Target(
         "directory: accesses that ask a peer, 8 processes, shifting load", "hash placement", "fewer",
         "make bench-directory", _directory(

@@ -62,6 +62,8 @@ class Picture:
             self.directory.catch_up(partition)
         for report in reports:
             for use in report.blocks:
+                if not use.reads and not use.writes:
+                    continue  # evicted after it was last used
                 self._reads[use.block] += use.reads
                 self._writes[use.block] += use.writes
                 self._nodes.setdefault(use.block, Counter())[report.node] += use.reads + use.writes

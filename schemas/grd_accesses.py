@@ -10,11 +10,12 @@ from schemas.single_object import codec
 
 @dataclass(frozen=True, slots=True)
 class BlockAccesses:
-    """Accesses of one block since the node's last record."""
+    """Accesses of one block since the node's last record. `gone`: its cache has evicted the block after them."""
 
     block: str
     reads: int
     writes: int
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class GrdAccesses:
 
 def encode_accesses(accesses: GrdAccesses) -> bytes:
     """Return the record of `accesses`."""
-    blocks = [{"block": b.block, "reads": b.reads, "writes": b.writes} for b in accesses.blocks]
+    blocks = [{"block": b.block, "reads": b.reads, "writes": b.writes, "gone": b.gone} for b in accesses.blocks]
     return codec("grd_accesses").encode({"node": accesses.node, "time_us": accesses.time_us, "blocks": blocks})
 
 

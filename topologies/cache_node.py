@@ -14,7 +14,9 @@ from typing import TypeVar
 
 from connectors.errors import KeyTextError, RefusedError
 from pipeline.cache.conflict import row_tag
+from pipeline.cache.store import BlockStore
 from pipeline.cache.view import Answer
+from pipeline.directory.block import BlockId
 from pipeline.directory.directory import Change
 from pipeline.errors import RetriableError
 from schemas.change_batch import Relation
@@ -69,6 +71,8 @@ class CacheNode(NodeState):
             members = DirectedMembers(settings.cache.node, self.directory.directory)
             self._accesses = AccessReports(settings)
         super().__init__(settings, members)
+        if self._accesses is not None:
+            self.store = BlockStore(settings.cache.memory_bytes_max, self._mastered, self._evicted)
         self.exchange = Exchange(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reporters = {
@@ -123,6 +127,15 @@ class CacheNode(NodeState):
         for name, reporter in self._reporters.items():
             if reporter.due():
                 reporter.send(self.producer, cache_report(self, self.exchange.transfers.routes, name))
+
+    def _mastered(self, block: BlockId) -> bool:
+        """Whether others would ask this node for the block: it uses it most, and copies elsewhere go first."""
+        return self.members.owner(block).node == self.settings.cache.node
+
+    def _evicted(self, block: BlockId) -> None:
+        """Tell the deciders that this node is no holder any more (the thread of whoever adds to the cache)."""
+        if self._accesses is not None and self.settings.cache.node in self.members.holders(block):
+            self._accesses.evicted(block)
 
     def _remastered(self, change: Change) -> None:
         """The directory has moved a block (its follower's thread)."""

@@ -57,6 +57,11 @@ class DirectoryFollower(threading.Thread):
         """The block's owner; any thread."""
         return self.directory.owner(block)
 
+    @property
+    def version(self) -> int:
+        """The directory's; any thread."""
+        return self.directory.version
+
     def stop(self) -> None:
         """End the thread, and the membership with it."""
         self._stopping.set()
@@ -65,11 +70,12 @@ class DirectoryFollower(threading.Thread):
 
     def run(self) -> None:
         """Follow until stopped; `fatal` says why it ended otherwise."""
-        consumers = [self._reader()]
-        if self._node:
-            consumers.append(self._presence())
+        consumers: list[Consumer] = []
         lanes_s = 0.0
         try:
+            consumers.append(self._reader())
+            if self._node:
+                consumers.append(self._presence())
             while not self._stopping.is_set():
                 for message in consumers[0].consume(RECORDS_MAX, timeout=POLL_S):
                     self._take(message)

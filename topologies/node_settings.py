@@ -25,7 +25,7 @@ class CacheSettings(Section):
     memory_bytes_max: int = Field(
         default=256 * 1024 * 1024,
         ge=1024 * 1024,
-        description="row images in memory; what was not read goes first",
+        description="row images in memory; what was read once or not at all goes first",
     )
     buckets: int = Field(default=1024, ge=1, le=65536, description="blocks a table; the same on every node")
     wait_s: float = Field(default=5.0, ge=0, le=60, description="longest wait of a read for the position it asks for")

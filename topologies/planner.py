@@ -41,6 +41,7 @@ class PlannerApp:
         self.settings = settings
         self.app = make_app(settings, "plan")
         self.directory = DirectoryFollower(settings, lanes=True) if settings.directory.enabled else None
+        self._ending = False
         self._following = asyncio.Event()
         self._heartbeat = Heartbeat.from_environment()
         names = {number: name for name, number in settings.numbers().items()}
@@ -68,7 +69,12 @@ class PlannerApp:
 
     @property
     def fatal(self) -> Exception | None:
-        """The error that stopped the application or, when it ends, a stream of it; one that may pass first."""
+        """The error that stopped the application or, when it ends, a stream of it; one that may pass first.
+
+        Without its directory the planner would prefer lanes by what was true once, so that ends it too.
+        """
+        if self.directory is not None and self.directory.fatal is not None:
+            return self.directory.fatal
         errors = [planner.fatal for planner in self.planners.values() if planner.fatal is not None]
         return next((error for error in errors if not isinstance(error, OPERATOR_ERRORS)), next(iter(errors), None))
 
@@ -107,6 +113,10 @@ class PlannerApp:
 
     async def _tick(self) -> None:
         self._heartbeat.beat()
+        if self.directory is not None and self.directory.fatal is not None and not self._ending:
+            self._ending = True
+            log.error("the planner stops, its directory can't be followed: %s", self.directory.fatal)
+            asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self.app.stop()))
         for planner in self.planners.values():
             await planner.tick()
 

@@ -42,7 +42,7 @@ class Block:
     epoch: int = 0
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     size_bytes: int = BLOCK_OVERHEAD_BYTES
-    touched: bool = False  # read since eviction last looked at it
+    reads: int = 0  # since eviction last looked at it
 
     def put(self, key: bytes, row: bytes) -> None:
         """Set a row."""

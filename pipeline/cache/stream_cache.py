@@ -156,7 +156,7 @@ class StreamCache:
         block = self._held.get(self.block_id(relation.name, key))
         if block is None or not block.known(key) or not self.current or not same_columns(block.relation, relation):
             return None
-        block.touched = True
+        block.reads += 1
         return Answer(max(self.reached, block.version), block.relation, block.rows.get(key))
 
     def fill(

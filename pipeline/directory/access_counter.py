@@ -22,6 +22,7 @@ class AccessCounter:
         self._buckets = buckets
         self._lock = threading.Lock()
         self._counts: dict[BlockId, list[int]] = {}
+        self._gone: set[BlockId] = set()
 
     def wrote(self, stream: str, section: Section) -> None:
         """Count the changes of one table."""
@@ -33,6 +34,13 @@ class AccessCounter:
     def read(self, block: BlockId) -> None:
         """Count one read."""
         self._note((block,), 0, 1)
+        self._gone.discard(block)
+
+    def evicted(self, block: BlockId) -> None:
+        """The cache has evicted a block."""
+        with self._lock:
+            if len(self._gone) < BLOCKS_MAX:
+                self._gone.add(block)
 
     def _note(self, blocks: Iterable[BlockId], kind: int, weight: int) -> None:
         with self._lock:
@@ -48,9 +56,12 @@ class AccessCounter:
         """Partition -> report of what was counted since the last call, which is forgotten."""
         with self._lock:
             counted, self._counts = self._counts, {}
+            gone, self._gone = self._gone, set()
+        for block in gone:
+            counted.setdefault(block, [0, 0])
         found: dict[int, list[BlockAccesses]] = {}
         for block, (reads, writes) in sorted(counted.items(), key=lambda each: -sum(each[1])):
             blocks = found.setdefault(partition_of(block, partitions), [])
             if len(blocks) < REPORTED_MAX:
-                blocks.append(BlockAccesses(str(block), reads, writes))
+                blocks.append(BlockAccesses(str(block), reads, writes, block in gone))
         return {partition: GrdAccesses(self._node, now_us, tuple(blocks)) for partition, blocks in found.items()}

@@ -17,6 +17,7 @@ class NodeUse:
 
     reads: float = 0.0
     writes: float = 0.0
+    gone: bool = False  # its cache has evicted the block since it read it
 
     @property
     def total(self) -> float:
@@ -31,17 +32,19 @@ class Activity:
     at_us: int = 0
     nodes: dict[str, NodeUse] = field(default_factory=dict)
     moved_us: int = 0
+    told_us: int = 0  # the newest decision about it
     moves: float = 0.0  # decayed too: how restless the block is
     recent: tuple[str, ...] = ()  # see pipeline.directory.prediction.after
 
-    def note(self, node: str, reads: int, writes: int, now_us: int) -> None:
-        """Count accesses of `node`."""
+    def note(self, node: str, reads: int, writes: int, now_us: int, *, gone: bool = False) -> None:
+        """Count accesses of `node`, whose cache may have evicted the block since."""
         self.decay_to(now_us)
         use = self.nodes.get(node)
         if use is None:
             use = self.nodes[node] = NodeUse()
         use.reads += reads
         use.writes += writes
+        use.gone = gone
 
     def decay_to(self, now_us: int) -> None:
         """Age all counts to `now_us`; an earlier time (another node's clock) ages nothing."""

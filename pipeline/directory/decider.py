@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.directory.activity import HeavyHitters
+from pipeline.directory.activity import HALF_LIFE_US, HeavyHitters
 from pipeline.directory.block import BlockId
 from pipeline.directory.directory import Directory
 from pipeline.directory.members import Affinity, Members, next_epoch
 from pipeline.directory.prediction import NextAccessor, after, likeliest
-from pipeline.directory.verdicts import DEFAULT, Policy, Verdict, judge, resident
+from pipeline.directory.verdicts import DEFAULT, KEEP_SHARE, Policy, Verdict, judge, resident
 from schemas.grd_accesses import GrdAccesses
 from schemas.grd_affinity import MEMBERS, GrdAffinity
 
 AGE_US = 10_000_000  # between two halvings of the heavy hitters' counts
+SWEEP_US = 3 * HALF_LIFE_US  # between two looks at all that is shared
 REQUESTS_MAX = 1000  # moves asked for from outside that wait for the next decision
+UNUSED = "hardly used any more: shared no more"
 TableKey = tuple[str, str, str]
 
 
@@ -33,6 +35,8 @@ class Decider:
         self._hitters = HeavyHitters(policy.tracked_max)
         self._models: dict[TableKey, NextAccessor] = {}
         self._touched: set[BlockId] = set()  # used since they were judged
+        self._shared: set[BlockId] = set()
+        self._swept_us = 0
         self._requests: list[GrdAffinity] = []
         self._allowance = policy.moves_burst
         self._allowed_us = 0
@@ -53,11 +57,14 @@ class Decider:
         block = BlockId.parse(record.block)
         affinity = Affinity(record.master, record.epoch, record.read_mostly, record.holders)
         change = self.directory.apply(block, affinity, record.decided_us)
-        if change is not None and change.before.node != change.after.node and block in self._hitters.activities:
-            activity = self._hitters.activities[block]
-            activity.decay_to(record.decided_us)
-            activity.moved_us = record.decided_us
-            activity.moves += 1
+        (self._shared.add if self.directory.affinity(block).read_mostly else self._shared.discard)(block)
+        activity = self._hitters.activities.get(block)
+        if change is not None and activity is not None:
+            activity.told_us = record.decided_us
+            if change.before.node != change.after.node:
+                activity.decay_to(record.decided_us)
+                activity.moved_us = record.decided_us
+                activity.moves += 1
         return change is not None
 
     def observe(self, report: GrdAccesses, now_us: int) -> None:
@@ -65,12 +72,17 @@ class Decider:
         for use in report.blocks:
             block = BlockId.parse(use.block)
             known = block in self._hitters.activities
+            if not use.reads and not use.writes:  # evicted, some time after it was last used
+                if known:
+                    self._hitters.activities[block].note(report.node, 0, 0, now_us, gone=use.gone)
+                    self._touched.add(block)
+                continue
             activity = self._hitters.note(block, use.reads + use.writes)
             if not known:  # a decider that starts knows of earlier moves from their epochs, which tell the time
                 activity.moved_us = self.directory.affinity(block).epoch * 1000
             model = self._models.setdefault(block[:3], NextAccessor())
             model.learn(activity.recent, activity.rates(), report.node)
-            activity.note(report.node, use.reads, use.writes, now_us)
+            activity.note(report.node, use.reads, use.writes, now_us, gone=use.gone)
             activity.recent = after(activity.recent, report.node)
             self._touched.add(block)
         if now_us - self._aged_us >= AGE_US:
@@ -103,6 +115,8 @@ class Decider:
     def decide(self, now_us: int) -> list[GrdAffinity]:
         """Decisions for now, best first, within the budget; ordered by destination, so each gets one batch."""
         decided = [*self._asked(now_us), *self._judged(now_us)]
+        if now_us - self._swept_us >= SWEEP_US:
+            decided += self._unused({block for block, _ in decided}, now_us)
         epoch = self.last_epoch
         records = []
         for block, verdict in sorted(decided, key=lambda each: each[1].master):
@@ -140,6 +154,24 @@ class Decider:
         chosen = found[: int(self._allowance)]
         self._allowance -= len(chosen)
         self._touched.update(block for block, _ in found[len(chosen) :])
+        return chosen
+
+    def _unused(self, but: set[BlockId], now_us: int) -> list[tuple[BlockId, Verdict]]:
+        """Shared blocks that are hardly used any more: who had them has long had other uses for the memory.
+
+        Not before this decider has seen long enough what is used.
+        """
+        first, self._swept_us = not self._swept_us, now_us
+        found = []
+        for block in sorted(self._shared - but) if not first else ():
+            activity = self._hitters.activities.get(block)
+            if activity is not None:
+                activity.decay_to(now_us)
+            if activity is None or sum(activity.rates().values()) < self._policy.rate_min * KEEP_SHARE:
+                master = self.directory.affinity(block).master
+                found.append((block, Verdict(master if master in self.members.nodes else "", (), False, 0.0, UNUSED)))
+        chosen = found[: int(self._allowance)]
+        self._allowance -= len(chosen)
         return chosen
 
     def _refill(self, now_us: int) -> None:

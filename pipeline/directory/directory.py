@@ -47,6 +47,7 @@ class Directory:
     def __init__(self, partitions: int = 1, entries_max: int = ENTRIES_MAX) -> None:
         self.partitions = partitions
         self.lookups = Lookups()
+        self.version = 0  # another one after any owner has changed; the writer adds to it last
         self._cold = ColdTier()
         self._tiers = Tiers(entries_max, self._make)
         self._frozen: dict[BlockId, int] = {}
@@ -121,6 +122,7 @@ class Directory:
         after = members.owner(block, affinity)
         if after.node != before.node and before.node:
             self._freeze(block, now_us)
+        self.version += 1
         return Change(block, before, after)
 
     def join(self, members: Members, partition: int = 0) -> bool:
@@ -148,6 +150,7 @@ class Directory:
     def _set_members(self, partition: int, members: Members) -> None:
         self._members[partition] = members
         self._tiers.refresh_all()
+        self.version += 1
 
     def thaw(self, block: BlockId) -> None:
         """The new master has the block."""

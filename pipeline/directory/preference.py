@@ -7,6 +7,7 @@ A group gives a node's lanes to it in runs (0-7, 8-15), so the active lanes are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from pipeline.directory.block import BlockId, buckets_of
 from pipeline.directory.placement import Placement
@@ -14,23 +15,36 @@ from pipeline.lanes import LaneLoads, Preference
 from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import ChangeBatch
 
-# How far ahead of the emptiest lane a preferred one may be, in transactions and as a factor: work that waits in a
-# queue costs more than rows that are elsewhere.
+# How far ahead of the emptiest lane a preferred one may be, in transactions and as a factor, and at most: work that
+# waits in a queue costs more than rows that are elsewhere, and a longer queue does not bring more of them together.
 SLACK_TRANSACTIONS = 50
 SLACK_FACTOR = 1.25
+SLACK_TRANSACTIONS_MAX = 500
 VOTE_BITS = 32  # more than a window has rows
+KNOWN_MAX = 65_536  # blocks whose masters are remembered while the directory does not change; 6 MiB
 NodeLanes = Mapping[str, Sequence[int]]
+
+
+class Masters(Placement, Protocol):
+    """Who masters what. `version` is another one after any master has changed."""
+
+    @property
+    def version(self) -> int:
+        """A number that is never used again."""
 
 
 class LanePreference:
     """Preferences for one stream. `lanes` tells which node applies which lane at present."""
 
-    def __init__(self, stream: str, placement: Placement, buckets: int, lanes: Callable[[], NodeLanes]) -> None:
+    def __init__(self, stream: str, placement: Masters, buckets: int, lanes: Callable[[], NodeLanes]) -> None:
         self._stream = stream
         self._placement = placement
         self._buckets = buckets
         self._lanes = lanes
         self.followed = self.overruled = 0
+        self._known: dict[tuple[str, str], dict[int, int]] = {}  # table -> bucket -> one vote for its master
+        self._numbers: dict[str, int] = {}  # node -> which part of a vote is its
+        self._version = -1
         self._ordered: NodeLanes = {}
         self._order: Sequence[int] = range(LANES_MAX)
 
@@ -44,19 +58,19 @@ class LanePreference:
             return None
         votes, nodes = self._votes(batch)
         chosen: dict[int, list[int]] = {}  # lanes by votes: most sets have the votes of one before
-        emptiest = 0  # the load of the emptiest lane, or less
+        full = _full(0)  # the load beyond which a lane is not preferred, or less
 
         def prefer(transactions: list[int], loads: LaneLoads) -> int | None:
-            nonlocal emptiest
+            nonlocal full
             vote = votes[transactions[0]] if len(transactions) == 1 else sum(map(votes.__getitem__, transactions))
             own = chosen.get(vote)
             if own is None:
                 own = chosen[vote] = [lane for lane in lanes.get(_winner(vote, nodes), ()) if lane in loads]
             if own:
                 lane = own[0] if len(own) == 1 else min(own, key=loads.__getitem__)
-                if loads[lane] > SLACK_FACTOR * emptiest + SLACK_TRANSACTIONS:
-                    emptiest = min(loads.values())
-                if loads[lane] <= SLACK_FACTOR * emptiest + SLACK_TRANSACTIONS:
+                if loads[lane] > full:
+                    full = _full(min(loads.values()))
+                if loads[lane] <= full:
                     self.followed += 1
                     return lane
             self.overruled += 1
@@ -73,17 +87,31 @@ class LanePreference:
 
     def _votes(self, batch: ChangeBatch) -> tuple[list[int], list[str]]:
         """For each transaction the number of rows that each node masters, as one integer: `VOTE_BITS` a node."""
+        self._renew()
         votes = [0] * len(batch.positions)
-        numbers: dict[str, int] = {}
         for section in batch.sections:
             buckets = buckets_of(section.key_list(), self._buckets)
-            vote_of: dict[int, int] = {}
-            for bucket in set(buckets):
-                node = self._placement.owner(BlockId(self._stream, *section.relation.name, bucket)).node
-                vote_of[bucket] = 1 << VOTE_BITS * numbers.setdefault(node, len(numbers))
+            vote_of = self._known.setdefault(section.relation.name, {})
+            for bucket in set(buckets) - vote_of.keys():
+                vote_of[bucket] = self._vote(BlockId(self._stream, *section.relation.name, bucket))
             for tx, bucket in zip(section.tx, buckets, strict=True):
                 votes[tx] += vote_of[bucket]
-        return votes, list(numbers)
+        return votes, list(self._numbers)
+
+    def _renew(self) -> None:
+        """Forget the masters once one of them is another. To look one up takes longer than all else about a row."""
+        version = self._placement.version  # read first: a change that comes meanwhile is seen at the next window
+        if version != self._version or sum(map(len, self._known.values())) > KNOWN_MAX:
+            self._version, self._known, self._numbers = version, {}, {}
+
+    def _vote(self, block: BlockId) -> int:
+        number = self._numbers.setdefault(self._placement.owner(block).node, len(self._numbers))
+        return 1 << VOTE_BITS * number
+
+
+def _full(emptiest: int) -> float:
+    """The load beyond which a lane is not preferred while the emptiest one has that load."""
+    return min(SLACK_FACTOR * emptiest + SLACK_TRANSACTIONS, emptiest + SLACK_TRANSACTIONS_MAX)
 
 
 def _winner(vote: int, nodes: Sequence[str]) -> str:

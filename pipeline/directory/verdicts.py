@@ -33,6 +33,7 @@ class Policy:
 
 
 DEFAULT = Policy()
+KEEP_SHARE = 0.5  # what is shared stays shared, and a holder a holder, at half the use that made it so
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,12 @@ def judge(
     total = sum(rates.values())
     if total < policy.rate_min or resident(activity, now_us, policy):
         return None
-    readers = _readers(activity, nodes, total, policy)
-    if affinity.read_mostly:
-        share = activity.write_share()
-        if share > policy.read_mostly_end:
-            reason = f"{share:.0%} of the accesses write: shared no more"
-            return Verdict(owner, (), False, total * policy.remote_us, reason)
-        if set(readers) <= set(affinity.holders) | {owner}:
-            return None
-        return _share(owner, readers, activity, policy)
-    if activity.write_share() <= policy.read_mostly_writes and len(readers) > 1:
-        return _share(owner, readers, activity, policy)
+    if affinity.read_mostly and activity.write_share() > policy.read_mostly_end:
+        reason = f"{activity.write_share():.0%} of the accesses write: shared no more"
+        return Verdict(owner, (), False, total * policy.remote_us, reason)
+    readers = _readers(affinity, activity, rates, policy)
+    if affinity.read_mostly or (activity.write_share() <= policy.read_mostly_writes and len(readers) > 1):
+        return _share(owner, affinity, readers, activity, rates, now_us, policy)
     return predicted(owner, rates, prediction, policy) or localized(owner, rates, policy)
 
 
@@ -107,13 +103,27 @@ def resident(activity: Activity, now_us: int, policy: Policy = DEFAULT) -> bool:
     return now_us < activity.moved_us + round(min(stay_us, policy.residency_us_max))
 
 
-def _readers(activity: Activity, nodes: frozenset[str], total: float, policy: Policy) -> tuple[str, ...]:
-    rates = activity.rates()
-    return tuple(sorted(n for n in activity.nodes if n in nodes and rates[n] >= policy.reader_share * total))
+def _readers(affinity: Affinity, activity: Activity, rates: dict[str, float], policy: Policy) -> tuple[str, ...]:
+    """The nodes worth asking for a copy: they read it more than now and then, and have not evicted it."""
+    least = max(policy.rate_min, policy.reader_share * sum(rates.values()))
+    found = (node for node, rate in rates.items() if rate >= least * (KEEP_SHARE if node in affinity.holders else 1.0))
+    return tuple(sorted(node for node in found if not activity.nodes[node].gone))
 
 
-def _share(owner: str, readers: tuple[str, ...], activity: Activity, policy: Policy) -> Verdict:
-    rates = activity.rates()
+def _share(
+    owner: str, affinity: Affinity, readers: tuple[str, ...], activity: Activity, rates: dict[str, float],
+    now_us: int, policy: Policy,
+) -> Verdict | None:  # fmt: skip
+    """Readers as holders, and the one that reads most as master; None if that is so already, or was told lately."""
+    move = localized(owner, rates, policy)
+    if move is not None and rates[move.master] < policy.margin * rates.get(owner, 0.0):
+        move = None  # both have it: to and fro would be all that comes of it
+    if move is None and affinity.read_mostly:
+        lately = now_us < activity.told_us + policy.residency_us
+        if lately or {*readers, owner} == {*affinity.holders, owner}:
+            return None
     gain_us = sum(rates[node] for node in readers if node != owner) * policy.remote_us
     reason = f"{activity.write_share():.0%} of the accesses write, {len(readers)} nodes read: shared"
+    if move is not None:
+        return Verdict(move.master, readers, True, max(gain_us, move.gain_us), f"{move.reason}; {reason}")
     return Verdict(owner, readers, True, gain_us, reason)

@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.directory.block import BlockId
-from pipeline.directory.decider import Decider
+from pipeline.directory.decider import UNUSED, Decider
 from pipeline.directory.directory import FREEZE_US_MAX, Directory
 from pipeline.directory.following import take
-from pipeline.directory.members import Members
+from pipeline.directory.members import Affinity, Members
 from pipeline.directory.verdicts import DEFAULT
 from schemas.grd_accesses import BlockAccesses, GrdAccesses
 from schemas.grd_affinity import MEMBERS, GrdAffinity
@@ -96,6 +96,12 @@ class Deciding:
     decider: Decider
     producer: int
     skew_us: int
+    gone: set[tuple[str, BlockId]] = field(default_factory=set)  # which node has told it that it evicted which block
+
+    def hear(self, report: GrdAccesses) -> None:
+        """What a report says of evictions."""
+        for use in report.blocks:
+            (self.gone.add if use.gone else self.gone.discard)((report.node, BlockId.parse(use.block)))
 
 
 @dataclass(frozen=True)
@@ -242,13 +248,25 @@ class DirectoryWorld:
         block = BlockId.parse(record.block)
         self.seen["shared" if record.read_mostly else "predicted" if "next" in record.reason else "moved"] += 1
         self.seen["asked for"] += "operator" in record.reason
-        if "operator" in record.reason or record.read_mostly:
+        self.seen["unused"] += record.reason == UNUSED
+        before = decider.directory.affinity(block)
+        self.seen["holder dropped"] += record.read_mostly and bool({*before.holders} - {*record.holders})
+        self.seen["shared and moved"] += record.read_mostly and record.master != decider.directory.owner(block).node
+        self._check_holders(decider, block, record)
+        after = decider.members.owner(block, Affinity(record.master, record.epoch)).node
+        if "operator" in record.reason or after == decider.directory.owner(block).node:
             return
         last = self.last_move.get(block)
         if last is not None and self.now_us - last < DEFAULT.residency_us - 2 * SKEW_US and len(self.deciders) == 1:
             raise BrokenPromiseError(f"{block} moves again after {self.now_us - last} us")
-        if record.master != decider.directory.owner(block).node:
-            self.last_move[block] = self.now_us
+        self.last_move[block] = self.now_us
+
+    def _check_holders(self, decider: Decider, block: BlockId, record: GrdAffinity) -> None:
+        """Holders are members, and none has told this decider that it has evicted the block since it used it."""
+        gone = next(deciding.gone for deciding in self.deciders if deciding.decider is decider)
+        wrong = {node for node in record.holders if node not in decider.members.nodes or (node, block) in gone}
+        if wrong:
+            raise BrokenPromiseError(f"{block} is shared with {wrong}, who have left or evicted it")
 
     def _check_share(self, decider: Decider, record: GrdAffinity) -> None:
         """A change of members moves what a leaver had, and what a newcomer gets, and nothing else."""
@@ -265,9 +283,12 @@ class DirectoryWorld:
         """A node uses blocks, reports them, and asks the masters of some."""
         uses = []
         for block in self.rng.sample(BLOCKS, 3):
-            often = 30 if self.hot[block] == node.name else 1
+            often = 30 if self.hot[block] == node.name else 3
             writes = 0 if block.table == "line" and block.bucket < 1 else often
-            uses.append(BlockAccesses(str(block), often if not writes else 0, writes))
+            gone = self.rng.random() < 0.2
+            uses.append(BlockAccesses(str(block), often if not writes else 0, writes, gone))
+            if gone and self.rng.random() < 0.5:  # some time after it was used
+                uses[-1] = BlockAccesses(str(block), 0, 0, gone)
             owner = node.directory.owner(block)
             if owner.node and owner.node != node.name:
                 self.messages.append(Message(owner.node, node.name, block, owner.epoch, answer=False))
@@ -280,6 +301,7 @@ class DirectoryWorld:
             report = self.reports.pop(self.rng.randrange(len(self.reports)))
             for deciding in self.deciders:
                 deciding.decider.observe(report, self.now_us + deciding.skew_us)
+                deciding.hear(report)
 
     def deliver_message(self) -> None:
         """A request or an answer arrives, perhaps twice; across a cut nothing does."""

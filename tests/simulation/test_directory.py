@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.directory.block import BlockId, Owner
 from pipeline.directory.decider import Decider
 from pipeline.directory.directory import Change, Directory
 from pipeline.directory.members import HASHED, Affinity, Members
+from schemas.grd_accesses import GrdAccesses
 from schemas.grd_affinity import GrdAffinity
 from tests.simulation import directory_world
 from tests.simulation.directory_world import BLOCKS, NAMES, STEP_US, BrokenPromiseError, DirectoryWorld, Log
@@ -24,6 +26,7 @@ STEPS = 80
 HAPPENS = {
     "start", "death", "read again", "frozen", "takeover", "fenced", "members", "moved", "predicted", "shared",
     "asked for", "doubled", "lost", "stale master refused", "cut off", "compacted", "late", "zombie decided",
+    "unused", "holder dropped", "shared and moved",
 }  # fmt: skip
 Patch = pytest.MonkeyPatch
 
@@ -35,6 +38,7 @@ def few_slots() -> Any:
     placement._slot_nodes.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "SLOTS", 64)
+        patch.setattr(decider, "SWEEP_US", 2_000_000)
         yield
     placement._weights.cache_clear()
     placement._slot_nodes.cache_clear()
@@ -190,6 +194,20 @@ def residency_is_ignored(patch: Patch) -> None:
     patch.setattr(decider, "resident", lambda activity, now_us, policy: False)
 
 
+def evictions_are_not_heard(patch: Patch) -> None:
+    observe = Decider.observe
+
+    def careless(self: Decider, report: GrdAccesses, now_us: int) -> None:
+        blocks = tuple(replace(use, gone=False) for use in report.blocks)
+        observe(self, replace(report, blocks=blocks), now_us)
+
+    patch.setattr(Decider, "observe", careless)
+
+
+def holders_outlive_their_nodes(patch: Patch) -> None:
+    patch.setattr(verdicts, "_readers", lambda affinity, activity, rates, policy: tuple(sorted(activity.nodes)))
+
+
 def own_decisions_are_forgotten(patch: Patch) -> None:
     load = Decider.load
 
@@ -206,7 +224,8 @@ BUGS = [
     epochs_begin_anew, zombies_are_not_fenced, the_epoch_of_members_is_ignored, the_epoch_of_the_block_is_ignored,
     masters_outlive_their_nodes, old_records_are_taken, owners_before_the_end_was_read,
     holes_are_not_noticed, stale_masters_are_believed, placement_by_remainder, entries_are_not_refreshed,
-    frozen_for_ever, residency_is_ignored, own_decisions_are_forgotten,
+    frozen_for_ever, residency_is_ignored, own_decisions_are_forgotten, evictions_are_not_heard,
+    holders_outlive_their_nodes,
 ]  # fmt: skip
 
 

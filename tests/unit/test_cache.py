@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.builder import BatchBuilder
-from pipeline.cache.blocks import BLOCK_OVERHEAD_BYTES, Block, cacheable
+from pipeline.cache.blocks import Block, cacheable
 from pipeline.cache.records import block_of, record_of
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
@@ -160,20 +160,6 @@ def test_what_cannot_be_cached() -> None:
     assert "no key" in cacheable(replace(plain, columns=tuple(replace(c, key=False) for c in columns)))
     assert "whole row" in cacheable(replace(plain, identity="f", columns=(columns[0],)))
     assert "numeric" in cacheable(replace(plain, columns=(replace(columns[0], type="numeric"), *columns[1:])))
-
-
-def test_the_store_evicts_what_was_not_read() -> None:
-    store = BlockStore(3 * BLOCK_OVERHEAD_BYTES)
-    ids = [BlockId("s", "public", "t", n) for n in range(5)]
-    for block_id in ids[:3]:
-        store.put(block_id, Block(ACCOUNT.relation, complete=True, version=1))
-    first = store.get(ids[0])
-    assert first is not None
-    first.touched = True
-    for block_id in ids[3:]:
-        store.put(block_id, Block(ACCOUNT.relation, complete=True, version=1))
-    assert store.shrink() == ids[1:3]
-    assert (len(store), store.evicted, ids[0] in store) == (3, 2, True)
 
 
 def test_blocks_deleted_rows_and_all_survive_a_record() -> None:

@@ -38,8 +38,12 @@ def batch(*rows: tuple[int, int]) -> ChangeBatch:
 class EvenOdd:
     """Even buckets belong to node a, odd ones to b."""
 
+    def __init__(self) -> None:
+        self.names, self.version, self.asked = "ab", 0, 0
+
     def owner(self, block: BlockId) -> Owner:
-        return Owner("ab"[block.bucket % 2], 1)
+        self.asked += 1
+        return Owner(self.names[block.bucket % 2], 1)
 
 
 def queued(*loads: int) -> LaneLoads:
@@ -78,6 +82,25 @@ def test_how_far_a_lane_is_behind_is_judged_by_the_emptiest_one_of_now() -> None
     assert prefer is not None
     found = [prefer([0], queued(ours, theirs)) for ours, theirs in ((60, 0), (60, 8), (100, 40), (101, 40), (101, 41))]
     assert found == [None, 0, 0, None, 0]
+    far = [prefer([0], queued(ours, 10_000)) for ours in (10_500, 10_501)]
+    assert far == [0, None]
+
+
+def test_a_master_that_has_changed_counts_from_the_next_window_on() -> None:
+    masters = EvenOdd()
+    found = LanePreference("s", masters, 8, lambda: {"a": (0,), "b": (1,)})
+    rows = batch((0, 0), (1, 1))
+
+    def chosen() -> list[int | None]:
+        prefer = found.window(rows)
+        assert prefer is not None
+        return [prefer([number], queued(0, 0)) for number in (0, 1)]
+
+    assert chosen() == chosen() == [0, 1]
+    assert masters.asked == 2, "masters are remembered"
+    masters.names = "ba"
+    masters.version += 1
+    assert chosen() == [1, 0]
 
 
 def test_votes_of_many_rows_and_nodes_do_not_run_into_each_other() -> None:

@@ -178,7 +178,7 @@ def test_what_is_read_by_several_and_hardly_written_is_shared() -> None:
 
 def test_sharing_ends_with_writes_and_not_with_a_few() -> None:
     shared = Affinity("a", 5, read_mostly=True, holders=("a", "b"))
-    few = activity(a=(10, 0), b=(19, 1))
+    few = activity(a=(19, 0), b=(19, 1))
     assert judge("a", shared, few, NODES, ("", 0.0), 120 * SECOND_US) is None
     found = judge("a", shared, activity(a=(10, 0), b=(10, 5)), NODES, ("", 0.0), 120 * SECOND_US)
     assert found is not None

@@ -26,7 +26,11 @@ def picture() -> Picture:
     ]
     records += [(partition_of(BlockId.parse(record.block), KEYED_PARTITIONS), record) for record in decided]
     uses = [(moved, 600, 60), (shared, 300, 3), (unmoved, 60, 0)]
-    return Picture(records, [GrdAccesses("left", 0, tuple(BlockAccesses(*use) for use in uses))], 3_000_000)
+    reports = [
+        GrdAccesses("left", 0, tuple(BlockAccesses(*use) for use in uses)),
+        GrdAccesses("right", 0, (BlockAccesses(moved, 0, 0, gone=True),)),
+    ]
+    return Picture(records, reports, 3_000_000)
 
 
 def rows(table: Table) -> list[str]:
