@@ -36,6 +36,7 @@ from schemas.change_batch import ChangeBatch
 
 log = logging.getLogger(__name__)
 READ_MESSAGES_MAX = 512  # between two looks at the clock and the batch's size
+MESSAGES_MIN = 3  # of a transaction: begin, a change, commit
 PART_BYTES_MAX = 4 * 1024 * 1024  # of one transaction in a record, well under the broker's 16 MiB
 HEARTBEAT_S = 5.0
 RELEASE_TRIES_MAX, RELEASE_PAUSE_S = 50, 0.1
@@ -215,7 +216,9 @@ class PostgresSource:
 
         While a large transaction is sent in parts, nothing beyond its end is read: a part holds it alone.
         """
-        return replication.pump(decoder, 0 if builder.part else READ_MESSAGES_MAX, PART_BYTES_MAX)
+        room = self._settings.batch_transactions_max - len(builder.positions)
+        most = min(READ_MESSAGES_MAX, MESSAGES_MIN * max(0, room))
+        return replication.pump(decoder, 0 if builder.part else most, PART_BYTES_MAX)
 
     @property
     def _linger_ms(self) -> float:
