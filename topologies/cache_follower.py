@@ -102,8 +102,10 @@ class StreamFollower(threading.Thread):
         rows = self._connect()
         changes = ChangeLog(self.settings, self.settings.numbers()[self.stream.name])
         try:
+            # Before the view: while there is load, most of its blocks have just been written again.
+            journal = read_blocks(self.settings, self._ours, self.settings.cache.memory_bytes_max) if warm else []
             view, offset = rows.view()
-            self._start(rows, changes, view, offset, warm=warm)
+            self._start(rows, changes, view, offset, journal)
             self._loop(rows, changes)
         finally:
             rows.close()
@@ -117,14 +119,16 @@ class StreamFollower(threading.Thread):
 
     # ---- start -----------------------------------------------------------------------------------
 
-    def _start(self, rows: TargetRows, changes: ChangeLog, view: TargetView, offset: int, *, warm: bool) -> None:
+    def _start(
+        self, rows: TargetRows, changes: ChangeLog, view: TargetView, offset: int, journal: list[FusionBlock]
+    ) -> None:
         """Take the journal's blocks that the log can still bring up to date, and read on from the oldest."""
         if view.watermark < view.discarded:
             raise RetriableError(f"the watermark is below the dead letter at {view.discarded}, which was discarded")
         low, high = changes.bounds()
         at = min(max(offset, low), high)
         tables = [relation for relation in rows.tables() if self.wanted(relation.name)]
-        blocks = self._journal(changes, view, tables, (low, at)) if warm and at > low else []
+        blocks = self._usable(journal, changes, view, tables, (low, at)) if journal and at > low else []
         start = min([view.watermark, *(block.version for block in blocks)])
         if start < view.watermark:
             floor = max(low, at - WARM_RECORDS_MAX)
@@ -141,10 +145,21 @@ class StreamFollower(threading.Thread):
             self.stream.name, start, self.warmed,
         )  # fmt: skip
 
-    def _journal(
-        self, changes: ChangeLog, view: TargetView, tables: Sequence[Relation], bounds: tuple[int, int]
-    ) -> list[FusionBlock]:
-        """The blocks to begin with.
+    def _ours(self, block: FusionBlock) -> bool:
+        """Whether a block of the journal is one that this node masters, or may."""
+        owner = self._placement.owner(BlockId(block.stream, block.schema, block.table, block.bucket)).node
+        buckets = self.settings.cache.buckets
+        return (
+            block.stream == self.stream.name
+            and block.buckets == buckets
+            and owner in (self.settings.cache.node, UNKNOWN)
+        )
+
+    def _usable(
+        self, journal: list[FusionBlock], changes: ChangeLog, view: TargetView, tables: Sequence[Relation],
+        bounds: tuple[int, int],
+    ) -> list[FusionBlock]:  # fmt: skip
+        """The blocks of the journal to begin with.
 
         Not those of before a dead letter was discarded: the log still has it, the target never will. Nor those of
         other columns than the target's, whose change need not be in the log.
@@ -154,16 +169,12 @@ class StreamFollower(threading.Thread):
         floor = floor_batch.previous_position if floor_batch.generation == view.generation else 0
         floor = max(floor, view.discarded)
         columns = {relation.name: {column.name for column in relation.columns} for relation in tables}
-        cache, node = self.settings.cache, self.settings.cache.node
 
         def usable(block: FusionBlock) -> bool:
-            block_id = BlockId(block.stream, block.schema, block.table, block.bucket)
-            owner = self._placement.owner(block_id).node
-            ours = block.stream == self.stream.name and block.buckets == cache.buckets and owner in (node, UNKNOWN)
             current = block.generation == view.generation and block.version >= floor and view.has(block.version)
-            return ours and current and {column.name for column in block.columns} == columns.get(block_id[1:3])
+            return current and {column.name for column in block.columns} == columns.get((block.schema, block.table))
 
-        return read_blocks(self.settings, usable, cache.memory_bytes_max)
+        return [*filter(usable, journal)]
 
     # ---- the loop --------------------------------------------------------------------------------
 
