@@ -12,7 +12,7 @@ from tests.support.rig import ROLES, Rig
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(150)]
 
 # A planner takes seconds to start: fewer rounds for it.
-ROUNDS = {"capture": 8, "plan": 2, "apply": 4}
+ROUNDS = {"capture": 6, "plan": 2, "apply": 4}
 BETWEEN = 60  # transfers that reach the target between two kills
 
 
