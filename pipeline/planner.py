@@ -188,7 +188,7 @@ class Planner:
         # its parts with the unit that follows them, so that unit must be in the same lane.
         alone = mode == SERIAL or not batch.whole or self._parts_open
         incomparable, self._renewed = self._renewed and self._inflight.has_keys(), False
-        if alone or incomparable or _has_barrier(batch):
+        if alone or incomparable or batch.truncates:
             return [self._barrier(window, batch, record, now_us, mode)]
         if batch.kind == "snapshot":
             return [self._snapshot(window, batch, record, now_us)]
@@ -307,7 +307,3 @@ class Planner:
     def queued_transactions(self) -> list[int]:
         """Transactions sent and not yet applied, a lane."""
         return list(self._queues.loads)
-
-
-def _has_barrier(batch: ChangeBatch) -> bool:
-    return batch.truncates

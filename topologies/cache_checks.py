@@ -72,6 +72,5 @@ async def check(node: CacheNode, stream: str, request: CheckRequest, wait_s: flo
         node.counts["checks"] += 1
         if kind is not None:
             node.counts["conflicts"] += 1
-            answer = {"position": now.position, "row": now.row, "from": now.origin, "tag": now.tag}
-            conflicts.append({"number": number, "conflict": kind.value, **answer})
+            conflicts.append({"number": number, "conflict": kind.value, **now.said()})
     return {"position": position, "conflicts": conflicts}

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, Producer
 
 from connectors.errors import RefusedError
 from connectors.rows import TargetRows
-from pipeline.cache.records import block_of, record_of
+from pipeline.cache.records import block_id_of, block_of, record_of
 from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
@@ -102,7 +102,8 @@ class StreamFollower(threading.Thread):
         rows = self._connect()
         changes = ChangeLog(self.settings, self.settings.numbers()[self.stream.name])
         try:
-            # Before the view: while there is load, most of its blocks have just been written again.
+            rows.view()  # fails at once while there is no ledger
+            # Read before the view that counts: while there is load, most blocks have just been written again.
             journal = read_blocks(self.settings, self._ours, self.settings.cache.memory_bytes_max) if warm else []
             view, offset = rows.view()
             self._start(rows, changes, view, offset, journal)
@@ -138,7 +139,7 @@ class StreamFollower(threading.Thread):
             self.warmed = cache.warm(map(block_of, blocks))
             for relation in tables:
                 cache.learn(relation)
-        self._published = {BlockId(b.stream, b.schema, b.table, b.bucket): at for b in blocks}
+        self._published = {block_id_of(block): at for block in blocks}
         changes.seek(at)
         log.info(
             "stream %s: the cache begins at position %d with %d blocks of the journal",
@@ -147,7 +148,7 @@ class StreamFollower(threading.Thread):
 
     def _ours(self, block: FusionBlock) -> bool:
         """Whether a block of the journal is one that this node masters, or may."""
-        owner = self._placement.owner(BlockId(block.stream, block.schema, block.table, block.bucket)).node
+        owner = self._placement.owner(block_id_of(block)).node
         buckets = self.settings.cache.buckets
         return (
             block.stream == self.stream.name
@@ -247,7 +248,7 @@ class StreamFollower(threading.Thread):
         self._producer.poll(0)
 
     def _send(self, record: FusionBlock) -> None:
-        block_id = BlockId(record.stream, record.schema, record.table, record.bucket)
+        block_id = block_id_of(record)
         try:
             self._producer.produce(
                 self.settings.topic("fusion-updates"), encode_fusion_block(record), key=str(block_id)

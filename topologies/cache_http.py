@@ -100,8 +100,7 @@ async def _rows(node: CacheNode, request: web.Request) -> web.StreamResponse:
     wait_s = min(max(wait_s, 0.0), node.settings.cache.wait_s)
     name = table_name(request.match_info["table"])
     answer = await node.read(request.match_info["stream"], name, key, position, wait_s)
-    said = {"position": answer.position, "row": answer.row, "from": answer.origin, "tag": answer.tag}
-    return web.json_response(said)
+    return web.json_response(answer.said())
 
 
 def _seconds(text: str) -> float:

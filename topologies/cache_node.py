@@ -50,6 +50,10 @@ class RowAnswer:
     origin: str
     tag: str
 
+    def said(self) -> dict[str, object]:
+        """The answer as HTTP tells it."""
+        return {"position": self.position, "row": self.row, "from": self.origin, "tag": self.tag}
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -65,14 +69,13 @@ class CacheNode(NodeState):
     def __init__(self, settings: Settings) -> None:
         self.directory: DirectoryFollower | None = None
         self._accesses: AccessReports | None = None
-        members = Members(settings.cache.node)
+        members, store = Members(settings.cache.node), BlockStore(settings.cache.memory_bytes_max)
         if settings.directory.enabled:
             self.directory = DirectoryFollower(settings, node=settings.cache.node, changed=self._remastered)
             members = DirectedMembers(settings.cache.node, self.directory.directory)
+            store = BlockStore(settings.cache.memory_bytes_max, self._mastered, self._evicted)
             self._accesses = AccessReports(settings)
-        super().__init__(settings, members)
-        if self._accesses is not None:
-            self.store = BlockStore(settings.cache.memory_bytes_max, self._mastered, self._evicted)
+        super().__init__(settings, members, store)
         self.exchange = Exchange(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reporters = {

@@ -17,11 +17,11 @@ from topologies.settings import Settings
 class NodeState:
     """Blocks, members, streams and counts of a node. `lock` guards the store and the streams' caches."""
 
-    def __init__(self, settings: Settings, members: Members) -> None:
+    def __init__(self, settings: Settings, members: Members, store: BlockStore) -> None:
         self.settings = settings
         self.members = members
         self.counts: Counter[str] = Counter()
-        self.store = BlockStore(settings.cache.memory_bytes_max)
+        self.store = store
         self.lock = threading.Lock()
         self.readers: dict[str, StreamReader] = {}
         self.producer: Producer = make_producer(settings)

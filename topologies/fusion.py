@@ -20,8 +20,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from faust.types import TP, EventT, StreamT
 
 from pipeline.cache.orphans import orphans
-from pipeline.cache.records import Stamp, stamp
-from pipeline.directory.block import BlockId
+from pipeline.cache.records import Stamp, block_id_of, stamp
 from pipeline.errors import ConfigError, RetriableError
 from pipeline.selection import selected
 from schemas.errors import SchemaError
@@ -194,7 +193,7 @@ def _readable(key: bytes, value: bytes) -> FusionBlock | None:
 
 
 def _name(block: FusionBlock) -> bytes:
-    return str(BlockId(block.stream, block.schema, block.table, block.bucket)).encode()
+    return str(block_id_of(block)).encode()
 
 
 def create(settings: Settings) -> FusionApp:

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.cache.records import block_id_of
 from pipeline.directory.block import BlockId, Owner
 from pipeline.fusion.frame import FrameError
 from pipeline.fusion.messages import Buffer
@@ -107,7 +108,7 @@ def accept_block(
         block = decode_fusion_block(record)
     except SchemaError as error:
         raise FrameError("damaged_block", str(error)) from error
-    block_id = BlockId(block.stream, block.schema, block.table, block.bucket)
+    block_id = block_id_of(block)
     if not known(block_id) or block.buckets != buckets:
         raise FrameError("unknown_block", f"{block_id} of {block.buckets} buckets is not cached here")
     master = owner(block_id)

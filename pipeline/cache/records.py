@@ -18,9 +18,14 @@ def record_of(block_id: BlockId, block: Block, buckets: int, generation: int, ve
     )  # fmt: skip
 
 
+def block_id_of(record: FusionBlock) -> BlockId:
+    """The block that a record is of."""
+    return BlockId(record.stream, record.schema, record.table, record.bucket)
+
+
 def block_of(record: FusionBlock) -> tuple[BlockId, Block]:
     """The block of a record. Raises SchemaError when its image is damaged."""
-    block_id = BlockId(record.stream, record.schema, record.table, record.bucket)
+    block_id = block_id_of(record)
     relation = Relation(record.oid, record.schema, record.table, "d", record.columns)
     block = Block(relation, record.complete, record.version, record.epoch)
     for key, row in decode_image(record.image, record.rows):
