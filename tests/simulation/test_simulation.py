@@ -200,7 +200,7 @@ def barriers_overtaken(patch: Patch) -> None:
 
 
 def truncate_planned_like_rows(patch: Patch) -> None:
-    patch.setattr(planner, "_has_barrier", lambda batch: False)
+    patch.setattr(ChangeBatch, "truncates", property(lambda _: False))
 
 
 def serial_windows_not_planned(patch: Patch) -> None:
