@@ -15,7 +15,9 @@ from headrace.directory_view import read_picture
 from headrace.embedded import EmbeddedPostgres
 from topologies.settings_file import load_settings
 
-TRANSACTIONS = 200_000  # seconds of work: reports and decisions come once in one or two
+# A steady state: reports and decisions come once in two seconds, and in the first ones every block is new and the
+# broker runs its transactions for the first time.
+TRANSACTIONS = 600_000
 ROWS = 100_000
 LANES = 4
 PARTS = 5  # of a backlog in which what is used most changes

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.directory.block import BlockId, Owner
 from pipeline.directory.directory import Change, Directory
 from pipeline.directory.following import take
+from pipeline.directory.recent_moves import RecentMoves
 from pipeline.errors import RetriableError
 from schemas.errors import SchemaError
 from schemas.grd_affinity import decode_affinity
@@ -27,6 +28,10 @@ from topologies.topics import KEYED_PARTITIONS
 log = logging.getLogger(__name__)
 POLL_S = 0.05
 RECORDS_MAX = 500
+# Eight deciders write whenever they like: to be told of each write at once costs the broker a fetch for each, and its
+# end another one. Placement may be late by this.
+FETCH_WAIT_MS = 200
+FETCH_BYTES_MIN = 256 * 1024
 LANES_S = 2.0  # between two looks at whose lanes are whose
 JOIN_S = 5.0
 
@@ -58,9 +63,9 @@ class DirectoryFollower(threading.Thread):
         return self.directory.owner(block)
 
     @property
-    def version(self) -> int:
-        """The directory's; any thread."""
-        return self.directory.version
+    def moves(self) -> RecentMoves:
+        """Which blocks have changed master; any thread."""
+        return self.directory.moves
 
     def stop(self) -> None:
         """End the thread, and the membership with it."""
@@ -93,9 +98,8 @@ class DirectoryFollower(threading.Thread):
                 consumer.close()
 
     def _reader(self) -> Consumer:
-        consumer = make_consumer(
-            self._settings, self._settings.group("directory"), options={"enable.partition.eof": True}
-        )
+        options = {"enable.partition.eof": True, "fetch.min.bytes": FETCH_BYTES_MIN, "fetch.wait.max.ms": FETCH_WAIT_MS}
+        consumer = make_consumer(self._settings, self._settings.group("directory"), options=options)
         consumer.assign([TopicPartition(self._topic, partition, 0) for partition in range(KEYED_PARTITIONS)])
         return consumer
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from pipeline.directory.decider import Decider
 from pipeline.errors import RetriableError
@@ -19,6 +20,7 @@ from topologies.decision_log import DecisionLog, FencedError
 from topologies.settings import Settings
 
 log = logging.getLogger(__name__)
+DECIDE_S = 2.0  # between two judgements: nodes report as rarely, and each write costs the broker a transaction
 REOPEN_S = 5.0  # after another process has taken over: if it was right, the group takes this partition away
 
 
@@ -31,6 +33,7 @@ class PartitionDecider:
         self._log = DecisionLog(settings, partition)
         self._decider: Decider | None = None
         self._due_s = 0.0
+        self._judge_s = 0.0
 
     def observe(self, report: GrdAccesses, now_us: int) -> None:
         """Count a report. Raises ValueError for a text that names no block."""
@@ -49,8 +52,7 @@ class PartitionDecider:
         try:
             if self._decider is None:
                 await self._open()
-            for _ in range(2):  # members first; what is decided then builds on them
-                await self._decide(nodes)
+            await self._decide(nodes)
         except FencedError as error:
             self._give_up(error)
         except RetriableError as error:
@@ -69,17 +71,27 @@ class PartitionDecider:
         )  # fmt: skip
 
     async def _decide(self, nodes: frozenset[str]) -> None:
-        decider = self._decider
+        """Members first: what is decided then builds on them."""
+        decider, now_us = self._decider, time.time_ns() // 1000
         if decider is None:
             return
-        now_us = time.time_ns() // 1000
-        records = decider.set_members(nodes, now_us) or decider.decide(now_us)
+        await self._write(decider, decider.set_members(nodes, now_us))
+        if decider.asked or time.monotonic() >= self._judge_s:
+            self._judge_s = time.monotonic() + DECIDE_S
+            await self._write(decider, decider.decide(now_us))
+
+    async def _write(self, decider: Decider, records: Sequence[GrdAffinity]) -> None:
         if not records:
             return
         await asyncio.to_thread(self._log.write, records)
         for record in records:
             decider.load(record)
-            log.info("directory: %s -> %s: %s", record.block, record.master or "all", record.reason)
+            log.debug("directory: %s -> %s: %s", record.block, record.master or "all", record.reason)
+        last = records[-1]
+        log.info(
+            "directory partition %d: %d decisions up to epoch %d, the last: %s -> %s: %s", self.partition, len(records),
+            last.epoch, last.block, last.master or "all", last.reason,
+        )  # fmt: skip
 
     def _give_up(self, error: RetriableError) -> None:
         log.warning("%s; reading it again in %.0f s", error, REOPEN_S)

@@ -99,6 +99,11 @@ class Decider:
         else:
             self._requests.append(wanted)
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody outside waits for a decision."""
+        return bool(self._requests)
+
     # ---- what is decided -------------------------------------------------------------------------
 
     def set_members(self, nodes: Iterable[str], now_us: int) -> list[GrdAffinity]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pipeline.directory.block import BlockId, Owner, partition_of
 from pipeline.directory.members import Affinity, Members
 from pipeline.directory.pages import ColdTier
+from pipeline.directory.recent_moves import RecentMoves
 from pipeline.directory.tiers import Entry, Tiers
 
 ENTRIES_MAX = 65_536  # ready entries; 25 MiB
@@ -47,7 +48,7 @@ class Directory:
     def __init__(self, partitions: int = 1, entries_max: int = ENTRIES_MAX) -> None:
         self.partitions = partitions
         self.lookups = Lookups()
-        self.version = 0  # another one after any owner has changed; the writer adds to it last
+        self.moves = RecentMoves()  # the writer adds to it last
         self._cold = ColdTier()
         self._tiers = Tiers(entries_max, self._make)
         self._frozen: dict[BlockId, int] = {}
@@ -120,9 +121,10 @@ class Directory:
         self._cold.put(block, affinity)
         self._tiers.refresh(block)
         after = members.owner(block, affinity)
-        if after.node != before.node and before.node:
-            self._freeze(block, now_us)
-        self.version += 1
+        if after.node != before.node:
+            if before.node:
+                self._freeze(block, now_us)
+            self.moves.add(block)
         return Change(block, before, after)
 
     def join(self, members: Members, partition: int = 0) -> bool:
@@ -150,7 +152,7 @@ class Directory:
     def _set_members(self, partition: int, members: Members) -> None:
         self._members[partition] = members
         self._tiers.refresh_all()
-        self.version += 1
+        self.moves.add(None)
 
     def thaw(self, block: BlockId) -> None:
         """The new master has the block."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pipeline.directory.block import BlockId, buckets_of
 from pipeline.directory.placement import Placement
+from pipeline.directory.recent_moves import RecentMoves
 from pipeline.lanes import LaneLoads, Preference
 from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import ChangeBatch
@@ -21,16 +22,16 @@ SLACK_TRANSACTIONS = 50
 SLACK_FACTOR = 1.25
 SLACK_TRANSACTIONS_MAX = 500
 VOTE_BITS = 32  # more than a window has rows
-KNOWN_MAX = 65_536  # blocks whose masters are remembered while the directory does not change; 6 MiB
+KNOWN_MAX = 65_536  # blocks whose masters are remembered until they change; 6 MiB
 NodeLanes = Mapping[str, Sequence[int]]
 
 
 class Masters(Placement, Protocol):
-    """Who masters what. `version` is another one after any master has changed."""
+    """Who masters what."""
 
     @property
-    def version(self) -> int:
-        """A number that is never used again."""
+    def moves(self) -> RecentMoves:
+        """Which blocks have changed master."""
 
 
 class LanePreference:
@@ -44,7 +45,7 @@ class LanePreference:
         self.followed = self.overruled = 0
         self._known: dict[tuple[str, str], dict[int, int]] = {}  # table -> bucket -> one vote for its master
         self._numbers: dict[str, int] = {}  # node -> which part of a vote is its
-        self._version = -1
+        self._version = placement.moves.version
         self._ordered: NodeLanes = {}
         self._order: Sequence[int] = range(LANES_MAX)
 
@@ -99,10 +100,14 @@ class LanePreference:
         return votes, list(self._numbers)
 
     def _renew(self) -> None:
-        """Forget the masters once one of them is another. To look one up takes longer than all else about a row."""
-        version = self._placement.version  # read first: a change that comes meanwhile is seen at the next window
-        if version != self._version or sum(map(len, self._known.values())) > KNOWN_MAX:
-            self._version, self._known, self._numbers = version, {}, {}
+        """Forget masters that have changed. To look one up takes longer than all else about a row."""
+        self._version, moved = self._placement.moves.since(self._version)  # what comes meanwhile is seen next time
+        if moved is None or sum(map(len, self._known.values())) > KNOWN_MAX:
+            self._known, self._numbers = {}, {}
+            return
+        for stream, schema, table, bucket in moved:
+            if stream == self._stream:
+                self._known.get((schema, table), {}).pop(bucket, None)
 
     def _vote(self, block: BlockId) -> int:
         number = self._numbers.setdefault(self._placement.owner(block).node, len(self._numbers))

@@ -5,10 +5,17 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.directory.access_counter import BLOCKS_MAX, SAMPLES_MAX, AccessCounter
 from pipeline.directory.block import BlockId, Owner, bucket_of, partition_of
+from pipeline.directory.directory import Directory
+from pipeline.directory.members import Affinity, Members
 from pipeline.directory.preference import SLACK_TRANSACTIONS, LanePreference, in_turn
+from pipeline.directory.recent_moves import KEPT, RecentMoves
 from pipeline.lanes import LaneLoads
 from schemas.apply_unit import LANES_MAX
 from schemas.change_batch import ChangeBatch, Relation, Section
@@ -39,7 +46,7 @@ class EvenOdd:
     """Even buckets belong to node a, odd ones to b."""
 
     def __init__(self) -> None:
-        self.names, self.version, self.asked = "ab", 0, 0
+        self.names, self.moves, self.asked = "ab", RecentMoves(), 0
 
     def owner(self, block: BlockId) -> Owner:
         self.asked += 1
@@ -98,9 +105,52 @@ def test_a_master_that_has_changed_counts_from_the_next_window_on() -> None:
 
     assert chosen() == chosen() == [0, 1]
     assert masters.asked == 2, "masters are remembered"
+    masters.names = "bb"
+    masters.moves.add(BlockId("s", "public", "item", 0))
+    masters.moves.add(BlockId("s", "public", "other", 1))
+    masters.moves.add(BlockId("another stream", "public", "item", 1))
+    assert chosen() == [1, 1]
+    assert masters.asked == 3, "only the one that has moved is asked for"
     masters.names = "ba"
-    masters.version += 1
-    assert chosen() == [1, 0]
+    assert chosen() == [1, 1]
+    masters.moves.add(None)
+    assert chosen() == [1, 0], "all are asked for"
+
+
+def test_a_reader_of_moves_is_told_each_or_that_it_does_not_know() -> None:
+    moves = RecentMoves()
+    blocks = [BlockId("s", "public", "item", n) for n in range(3 * KEPT)]
+    for before in (0, KEPT - 1, KEPT):
+        start = moves.version
+        for block in blocks[:before]:
+            moves.add(block)
+        assert moves.since(start) == (start + before, blocks[:before] if before < KEPT else None)
+    assert moves.since(moves.version) == (moves.version, [])
+    moves.add(None)
+    moves.add(blocks[0])
+    assert moves.since(moves.version - 2)[1] is None
+    assert moves.since(moves.version - 1)[1] == [blocks[0]]
+
+
+def test_a_slot_that_is_written_while_it_is_read_is_not_believed() -> None:
+    moves = RecentMoves()
+    block, other = BlockId("s", "public", "item", 0), BlockId("s", "public", "item", 1)
+    for _ in range(KEPT - 1):
+        moves.add(block)
+
+    class Overtaken(list[BlockId | None]):
+        """The writer comes around while a reader is at its first slot."""
+
+        def __getitem__(self, index: object) -> Any:
+            if not reading:
+                reading.append(True)
+                moves.add(other)
+                moves.add(other)
+            return super().__getitem__(cast(int, index))
+
+    reading: list[bool] = []
+    moves._slots = Overtaken(moves._slots)
+    assert moves.since(0) == (KEPT - 1, None)
 
 
 def test_votes_of_many_rows_and_nodes_do_not_run_into_each_other() -> None:
@@ -174,3 +224,25 @@ def test_what_is_counted_is_bounded() -> None:
     for bucket in range(BLOCKS_MAX + 100):
         counter.read(BlockId("s", "public", "item", bucket))
     assert len(counter._counts) == BLOCKS_MAX
+
+
+@given(st.lists(st.tuples(st.sampled_from("mjsc"), st.integers(0, 5), st.sampled_from(["", "a", "b", "c"]))))
+def test_masters_remembered_by_moves_are_those_of_the_directory(steps: list[tuple[str, int, str]]) -> None:
+    directory = Directory()
+    blocks = [BlockId("s", "public", "item", n) for n in range(6)]
+    known: dict[BlockId, str] = {}
+    version = directory.moves.version
+    for epoch, (what, bucket, node) in enumerate(steps, 1):
+        if what == "m":
+            directory.apply(blocks[bucket], Affinity(node, epoch), epoch)
+        elif what == "j":
+            directory.join(Members({"a", node or "b"}, epoch))
+        elif what == "s":
+            directory.suspend(0)
+        else:
+            directory.catch_up()
+        version, moved = directory.moves.since(version)
+        for block in known if moved is None else moved:
+            known[block] = directory.owner(block).node
+        for block in blocks:
+            assert directory.owner(block).node == known.setdefault(block, directory.owner(block).node)
