@@ -23,6 +23,10 @@ class LaneRow:
     seq: int
     next_offset: int
 
+    def has_passed(self, epoch: int, seq: int) -> bool:
+        """Whether a unit is of an older epoch, or applied."""
+        return epoch < self.epoch or (epoch == self.epoch and seq <= self.seq)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenParts:

@@ -113,11 +113,11 @@ class Apply:
                 self._accesses.wrote(batch)
         except SchemaError as error:
             queued = Damage(f"topic {self._topic}, partition {partition}, offset {offset}: {error}", len(value))
-        self._workers[partition].put(queued)
+        self._workers[partition].queue.put(queued)
 
     def _report(self) -> None:
         for worker in self._workers.values():
-            if worker.done_offset >= 0 or worker.queued[0]:
+            if worker.done_offset >= 0 or worker.queue:
                 reporter = self._reporters.setdefault(
                     worker.name, Reporter(self._settings, worker.stream, f"apply/{worker.lane}")
                 )
@@ -131,7 +131,7 @@ class Apply:
 
     def _balance(self, consumer: Consumer) -> None:
         """Pause the partitions of full lanes and resume those of drained ones."""
-        full = {partition for partition, worker in self._workers.items() if worker.full}
+        full = {partition for partition, worker in self._workers.items() if worker.queue.full}
         if full - self._paused:
             consumer.pause([TopicPartition(self._topic, partition) for partition in full - self._paused])
         if self._paused - full:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from schemas.role_report import Buffer, RoleReport
 from topologies.kafka import QUEUED_KB_MAX
-from topologies.lane import QUEUED_BYTES_MAX, QUEUED_UNITS_MAX, LaneWorker
+from topologies.lane import LaneWorker
+from topologies.unit_queue import QUEUED_BYTES_MAX, QUEUED_UNITS_MAX
 
 
 def lane_report(worker: LaneWorker, records_max: int, now_us: int) -> RoleReport:
     """The report of now. `records_max`: units that one read of the consumer can add to a queue that was not full."""
-    units, size = worker.queued
     return RoleReport(
         worker.stream, f"apply/{worker.lane}", now_us, controls=[worker.merge.control()],
         buffers=[
-            Buffer("queued units", units, QUEUED_UNITS_MAX + records_max, "units"),
-            Buffer("queued bytes", size, QUEUED_BYTES_MAX + QUEUED_KB_MAX * 1024, "bytes"),
+            Buffer("queued units", len(worker.queue), QUEUED_UNITS_MAX + records_max, "units"),
+            Buffer("queued bytes", worker.queue.bytes, QUEUED_BYTES_MAX + QUEUED_KB_MAX * 1024, "bytes"),
         ],
     )  # fmt: skip

@@ -40,7 +40,7 @@ class Lane:
         """Whether the ledger has passed the unit. A planner that lives on may send between parts of the next."""
         if self.open is not None and unit.epoch < self.open[0].epoch:
             return True
-        return unit.epoch < self.row.epoch or (unit.epoch == self.row.epoch and unit.seq <= self.row.seq)
+        return self.row.has_passed(unit.epoch, unit.seq)
 
     def met(self, unit: ApplyUnit) -> bool:
         """Whether all that the unit waits for is known to be applied."""

@@ -17,6 +17,7 @@ from pipeline.fence import Fenced, LaneRow, OpenParts
 from pipeline.lanes import Preference
 from pipeline.merging import QueuedUnit, may_follow
 from pipeline.planner import Planner
+from pipeline.refusal import LastResort, last_resort
 from schemas.apply_unit import LANES_MAX, PARK, SERIAL, ApplyUnit, decode_unit, encode_unit
 from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch
@@ -298,12 +299,13 @@ class World:
         self.note(f"lane {lane.number}: {unit.epoch}.{unit.seq} is refused: {error}")
         if unit.mode != SERIAL and self._serial_at[unit.epoch] in batch.positions:
             raise BrokenPromiseError(f"{list(batch.positions)} had failed, and were not planned as one unit")
-        if lane.at_head and unit.mode == SERIAL and batch.whole and self.history.poison:
-            lane.parks = True
-            return
-        if lane.at_head and (unit.mode == SERIAL or not batch.whole or batch.kind == "snapshot"):
-            raise BrokenPromiseError(f"positions {list(batch.positions)} were given up: {error}")
         if lane.at_head:
+            resort = last_resort(group[-1], may_park=bool(self.history.poison))
+            if resort is LastResort.PARK:
+                lane.parks = True
+                return
+            if resort is LastResort.STOP:
+                raise BrokenPromiseError(f"positions {list(batch.positions)} were given up: {error}")
             lane.failed = (unit.epoch, batch.last_position)
             lane.alone = lane.at_head = False
         elif lane.alone:

@@ -43,6 +43,11 @@ def test_a_group_is_refused_for_a_reason_exactly_where_its_first_unit_is_not_adm
                 assert unchanged == admits(ROW, epoch, first)
 
 
+def test_the_row_has_passed_older_epochs_and_what_is_applied() -> None:
+    passed = {(epoch, seq) for epoch in (4, 5, 6) for seq in (1, 10, 11) if ROW.has_passed(epoch, seq)}
+    assert passed == {(4, 1), (4, 10), (4, 11), (5, 1), (5, 10)}
+
+
 def test_a_large_transaction_is_continued_by_its_next_unit_alone() -> None:
     """The ledger sees only its first and last seq: a unit missing between them would be missing in the target."""
     begun = OpenParts(epoch=5, first_seq=3, last_seq=6)
