@@ -63,6 +63,11 @@ class TargetTable:
     opaque_unique: bool = False
     partitioned: bool = False
 
+    @property
+    def keys(self) -> list[tuple[str, ...]]:
+        """Its primary key, if it has one, and its unique keys."""
+        return [key for key in (self.primary_key, *self.uniques) if key]
+
     def column(self, name: str) -> TargetColumn | None:
         """The column of that name, or None."""
         return next((column for column in self.columns if column.name == name), None)

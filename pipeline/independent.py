@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.conflicts import KeyRules, Keyspace, keys_of
+from pipeline.conflicts import KeyRules
+from pipeline.keyspaces import Keyspace
+from pipeline.touched_keys import keys_of
 from schemas.change_batch import ChangeBatch
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from pipeline.conflicts import Keyspace
 from pipeline.independent import WindowKeys
+from pipeline.keyspaces import Keyspace
 from schemas.apply_unit import LANES_MAX
 
 LaneSeqs = dict[int, int]

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.catalogue import TableName
-from pipeline.conflicts import COARSE, KeyRules, Keyspace, keys_of
+from pipeline.conflicts import KeyRules
 from pipeline.errors import StreamStoppedError
+from pipeline.keyspaces import COARSE, Keyspace
 from pipeline.slicing import select, without_truncates
+from pipeline.touched_keys import keys_of
 from schemas.change_batch import TRUNCATE, ChangeBatch, Relation
 
 # A planner holds the parked transactions in memory, and reads them at each takeover.

@@ -151,7 +151,7 @@ def _changed(relation: Relation, old: Shape, new: Shape, table: TargetTable) -> 
         return Plan(doubt=doubt)
     steps: list[Step] = []
     kept = set(before.values())
-    key = {name for key in (table.primary_key, *table.uniques) for name in key}
+    key = {name for key in table.keys for name in key}
     for column in old.columns:
         if column.name not in kept and table.column(column.name) is not None:
             if column.name in key:

@@ -12,7 +12,9 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from pipeline.conflicts import COARSE, KeyRules, Keyspace, KeyUse, keys_of
+from pipeline.conflicts import KeyRules, KeyUse
+from pipeline.keyspaces import COARSE, Keyspace
+from pipeline.touched_keys import keys_of
 from schemas.change_batch import TRUNCATE, ChangeBatch, Column, Relation
 from schemas.errors import SchemaError
 from schemas.rows import key_fields

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.catalogue import Catalogue, ForeignKey, TargetColumn
-from pipeline.conflicts import COARSE, KeyRules, keys_of
+from pipeline.conflicts import KeyRules
+from pipeline.keyspaces import COARSE
+from pipeline.touched_keys import keys_of
 from schemas.change_batch import DELETE, INSERT, UPDATE, Column, Relation
 from tests.properties.model import PUBLIC, Change, Row, Table, Transaction, catalogue, pack_batch, packed_sets, table
 
