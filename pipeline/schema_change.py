@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.catalogue import Catalogue, TableName, TargetTable
-from pipeline.relations import Shape, ShapeColumn, Shapes, shape_of, type_text
-from schemas.change_batch import Column, Relation
+from pipeline.relations import Shape, ShapeColumn, Shapes, changes_of, shape_of, type_text
+from schemas.change_batch import ChangeBatch, Column, Relation
 
 Policy = Literal["stop", "additive", "evolve"]
 # Assignments that keep every value and its order (PostgreSQL manual, "Value Expressions": implicit casts).
@@ -98,6 +98,21 @@ def asks_nothing(relation: Relation, shapes: Shapes, catalogue: Catalogue) -> bo
     """Whether a table is new to the ledger alone: the target has all of its columns, and under no other name."""
     known = relation.name in shapes or any(relation.oid and shape.oid == relation.oid for shape in shapes.values())
     return not known and fits(relation, catalogue.tables.get(relation.name))
+
+
+def learn_changes(batch: ChangeBatch, shapes: Shapes, catalogue: Catalogue) -> bool:
+    """Note the columns of the batch's tables in `shapes`; whether the target may have to change for them.
+
+    A table that the ledger alone does not know is no reason: whoever applies its first rows notes its columns.
+    """
+    changes = [relation for _, relation in changes_of(batch, shapes)]
+    if not changes:
+        return False
+    again = len({relation.name for relation in changes}) < len(changes)
+    harmless = not again and all(asks_nothing(relation, shapes, catalogue) for relation in changes)
+    for relation in changes:
+        shapes.learn(relation)
+    return batch.kind == "snapshot" or not harmless
 
 
 def plan_change(relation: Relation, shapes: Shapes, catalogue: Catalogue) -> Plan:

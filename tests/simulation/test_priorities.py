@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from pipeline.lanes import Preferences
 from pipeline.planner import Planner
 from pipeline.priorities import Priorities
 from pipeline.window import Restart
+from schemas.apply_unit import ApplyUnit
 from tests.simulation import world
 from tests.simulation.faults import run_seed
 from tests.simulation.report import print_history
@@ -26,15 +28,15 @@ def test_histories_with_priorities_keep_every_promise(monkeypatch: pytest.Monkey
         """A planner with an express lane and a slow one, where there are lanes enough."""
 
         def __init__(self, stream: str, start: Restart, rules: KeyRules, *, lanes: int, prefer: Preferences) -> None:
-            chosen = Priorities(PATTERNS, lanes) if lanes >= LANES_MIN else None
-            super().__init__(stream, start, rules, lanes=lanes, priorities=chosen, prefer=prefer)
-            units["planners"] += chosen is not None
+            self.chosen = Priorities(PATTERNS, lanes) if lanes >= LANES_MIN else None
+            super().__init__(stream, start, rules, lanes=lanes, priorities=self.chosen, prefer=prefer)
+            units["planners"] += self.chosen is not None
 
-        def _unit(self, *args: object, **more: object) -> object:  # type: ignore[override]
-            unit = super()._unit(*args, **more)  # type: ignore[arg-type]
-            if self._priorities is not None:
-                units[f"rank {self._priorities.rank_of_lane[unit.lane]}"] += 1
-            return unit
+        def offer(self, *args: Any, **more: Any) -> list[ApplyUnit]:
+            found = super().offer(*args, **more)
+            if self.chosen is not None:
+                units.update(f"rank {self.chosen.rank_of_lane[unit.lane]}" for unit in found)
+            return found
 
     monkeypatch.setattr(world, "Planner", Prioritising)
     for seed in range(150):

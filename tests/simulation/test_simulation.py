@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import fence, independent, planner
+from pipeline import dispatch, fence, independent
 from pipeline.catalogue import TableName
 from pipeline.chain import Chain, Link, Verdict
 from pipeline.conflicts import KeyRules, KeyUse
+from pipeline.dispatch import Dispatcher
 from pipeline.errors import StreamGapError
 from pipeline.fence import LaneRow, OpenParts
 from pipeline.inflight import InFlight, LaneSeqs
+from pipeline.intake import Intake
 from pipeline.parking import ParkedKeys
 from pipeline.planner import Planner
 from pipeline.table_copies import SupersededTables
@@ -61,10 +63,10 @@ Requests = dict[TableName, int | None]
 
 
 def applied_positions_ignored(patch: Patch) -> None:
-    def missing(self: Planner, batch: ChangeBatch, first: int) -> Sequence[int]:
+    def missing(self: Intake, batch: ChangeBatch, first: int) -> Sequence[int]:
         return range(first, len(batch.positions))
 
-    patch.setattr(Planner, "_missing", missing)
+    patch.setattr(Intake, "_missing", missing)
 
 
 def repeated_batch_accepted(patch: Patch) -> None:
@@ -102,12 +104,12 @@ def waits_one_short(patch: Patch) -> None:
 
 
 def _change_units(patch: Patch, change: Callable[[ApplyUnit], ApplyUnit]) -> None:
-    make = Planner._unit
+    make = Dispatcher._unit
 
-    def careless(self: Planner, *args: Any, **options: Any) -> ApplyUnit:
+    def careless(self: Dispatcher, *args: Any, **options: Any) -> ApplyUnit:
         return change(make(self, *args, **options))
 
-    patch.setattr(Planner, "_unit", careless)
+    patch.setattr(Dispatcher, "_unit", careless)
 
 
 def epoch_unchecked(patch: Patch) -> None:
@@ -137,8 +139,7 @@ def missing_part_unnoticed(patch: Patch) -> None:
 
 def watermark_out_of_order(patch: Patch) -> None:
     def retire(self: Planner) -> list[Window]:
-        applied = self._inflight.applied
-        done = [w for w in self.windows if all(seq <= applied[lane] for lane, seq in w.units.items()) and w.last_part]
+        done = [window for window in self.windows if self._dispatcher.is_applied(window) and window.last_part]
         for window in done:
             self.windows.remove(window)
         return done
@@ -185,7 +186,7 @@ def old_keys_ignored(patch: Patch) -> None:
                 for section in batch.sections]  # fmt: skip
         return keys_of(replace(batch, sections=bare), rules)
 
-    patch.setattr(planner, "window_keys", careless)
+    patch.setattr(dispatch, "window_keys", careless)
 
 
 def keys_in_flight_forgotten(patch: Patch) -> None:
@@ -227,7 +228,7 @@ def shared_keys_of_parked_ones_ignored(patch: Patch) -> None:
 
 
 def dead_letters_forgotten_at_takeover(patch: Patch) -> None:
-    patch.setattr(Planner, "_parked_in", lambda self, generation: ParkedKeys(self.stream, self._rules))
+    patch.setattr(Intake, "_parked_in", lambda self, generation: ParkedKeys(self._stream, self._rules))
 
 
 def epoch_goes_on_after_parking(patch: Patch) -> None:

@@ -9,8 +9,9 @@ import pytest
 from pipeline import planner as planning
 from pipeline.builder import BatchBuilder
 from pipeline.conflicts import KeyRules
+from pipeline.dispatch import BACKLOG_TRANSACTIONS
 from pipeline.errors import StreamGapError
-from pipeline.planner import BACKLOG_TRANSACTIONS, WINDOWS_MAX, Planner
+from pipeline.planner import WINDOWS_MAX, Planner
 from pipeline.priorities import Priorities
 from pipeline.relations import Shapes, shape_of
 from pipeline.window import Restart
