@@ -84,7 +84,7 @@ class PostgresLane:
                     group, rows, lambda steps: writer.write(batches, group.epoch, steps, deletes_last=True)
                 )
             except RefusedError:
-                return self._apply_by(group, rows, lambda steps: writer.write_each(batches, group.epoch, steps))
+                return self._apply_by(group, rows, lambda steps: writer.write_each(batches, steps))
 
     def _apply_by(self, group: UnitGroup, rows: int, write: Callable[[Steps], int]) -> Applied:
         with self._transaction(f"applying {extent(group)}", group.epoch):

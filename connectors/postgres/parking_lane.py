@@ -12,6 +12,7 @@ from connectors.postgres.letters import close_epoch, insert_letters, mark_publis
 from connectors.postgres.unit_writer import CHECK, DEFER
 from pipeline.conflicts import KeyRules
 from pipeline.parking import Parked, ParkedKeys, Refusal, parked_behind, settle_in_order
+from pipeline.relations import has_news
 from schemas.change_batch import ChangeBatch
 from schemas.dead_letter import DeadLetter
 from schemas.errors import SchemaError
@@ -39,27 +40,25 @@ class ParkingLane(PostgresLane):
             return self._commit_parked(group, parked, close=bool(parked))
 
     def _try(self, batch: ChangeBatch, epoch: int | None = None) -> Refusal | None:
-        """Write one transaction in order; nothing of it stays when it is refused.
+        """Write one transaction, in order or as a set; nothing of it stays when it is refused.
 
         Without an epoch it comes late: the columns that the target has by now are as they should be.
         """
-        self._conn.execute("SAVEPOINT headrace_one")
+        writer = self._writer
         try:
-            with translated(f"{self._where}: applying position {batch.last_position}", applying=True):
-                if epoch is None:
-                    self._writer.write_in_order([batch])
+            with writer.whole(), translated(f"{self._where}: applying position {batch.last_position}", applying=True):
+                if epoch is not None and has_news(batch, writer.schema.shapes):
+                    writer.write_changed([batch], epoch)
                 else:
-                    self._writer.write_changed([batch], epoch)
-                if DEFER in self._writer.begin:
+                    writer.write_one(batch)
+                if DEFER in writer.begin:
                     self._pipeline.run([CHECK, DEFER])
         except SchemaChangeError:
             raise  # it stops the stream, and is never parked
         except (RefusedError, SchemaError) as error:
-            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
-            if epoch is not None and self._writer.schema.written:
-                self._writer.load()  # DDL of it may have been rolled back
+            if epoch is not None and writer.schema.written:
+                writer.load()  # DDL of it may have been rolled back
             return Refusal(error.sqlstate if isinstance(error, RefusedError) else DAMAGED, str(error))
-        self._conn.execute("RELEASE SAVEPOINT headrace_one")
         return None
 
     def _commit_parked(self, group: UnitGroup, parked: Sequence[Parked], *, close: bool) -> Applied:

@@ -6,7 +6,8 @@ columns on the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
@@ -28,6 +29,7 @@ from pipeline.relations import changes_of
 from pipeline.slicing import select
 from pipeline.tables_graph import apply_ranks, cyclic_tables
 from schemas.change_batch import ChangeBatch, Relation
+from schemas.errors import SchemaError
 
 _RANK_MAX = 2**31
 BEGIN = Statement(b"BEGIN", [], [])
@@ -74,6 +76,9 @@ class UnitWriter:
             steps.flush()
             prepare_snapshot(self._conn, self._stream, self.schema, self.catalogue, _relations(batches), epoch)
             return 0
+        return self._write_merged(batches, steps, deletes_last=deletes_last)
+
+    def _write_merged(self, batches: Sequence[ChangeBatch], steps: Steps, *, deletes_last: bool) -> int:
         try:
             tables = net_change(batches)
             if not deletes_last and any(table.relation.name in self._cyclic for table in tables):
@@ -97,32 +102,40 @@ class UnitWriter:
         changes = list(self.rows.changes(batches, ranks))
         return self.rows.check(changes, self._pipeline.run(change.statement for change in changes))
 
-    def write_each(self, batches: Sequence[ChangeBatch], epoch: int, steps: Steps) -> int:
+    def write_each(self, batches: Sequence[ChangeBatch], steps: Steps) -> int:
         """Write source transaction by source transaction, each in order or, where that is refused, set-based."""
         steps.flush()
-        return sum(
-            self._write_one(select(batch, [tx]), epoch) for batch in batches for tx in range(len(batch.positions))
-        )
+        return sum(self.write_one(select(batch, [tx])) for batch in batches for tx in range(len(batch.positions)))
 
-    def _write_one(self, batch: ChangeBatch, epoch: int) -> int:
+    def write_one(self, batch: ChangeBatch) -> int:
+        """Write a source transaction in order or, where that is refused, set-based; nothing of it stays if both are."""
         doing = f"{self._where}: applying position {batch.last_position}"
-        before = replace(self.anomalies)
-        self._conn.execute("SAVEPOINT headrace_one")
         try:
-            with translated(doing, applying=True):
-                rows = self.write_in_order([batch])
+            with self.whole(), translated(doing, applying=True):
+                return self.write_in_order([batch])
         except RefusedError as refusal:
-            self.anomalies = before
-            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_one")
             try:
-                with translated(doing, applying=True):
+                with self.whole(), translated(doing, applying=True):
                     steps = Steps(self._pipeline, doing)
-                    rows = self.write([batch], epoch, steps, deletes_last=True)
+                    rows = self._write_merged([batch], steps, deletes_last=True)
                     steps.finish()
+                    return rows
             except RefusedError:
                 raise refusal from None
-        self._conn.execute("RELEASE SAVEPOINT headrace_one")
-        return rows
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """A savepoint: of a block that is refused nothing stays, nor of what it has counted."""
+        before = replace(self.anomalies)
+        self._conn.execute("SAVEPOINT headrace_whole")
+        try:
+            yield
+        except (RefusedError, SchemaError):
+            self._conn.execute("ROLLBACK TO SAVEPOINT headrace_whole")
+            self._sets.rolled_back()
+            self.anomalies = before
+            raise
+        self._conn.execute("RELEASE SAVEPOINT headrace_whole")
 
     def write_changed(self, batches: Sequence[ChangeBatch], epoch: int, steps: Steps | None = None) -> int:
         """Write in source order, and change the target's tables where the source's were changed.

@@ -83,12 +83,8 @@ class DirectStream:
 
     def apply(self, *batches: ChangeBatch, serial: bool = False) -> None:
         """Apply batches in one target transaction, as the apply stage does: refused together, then each in order."""
-        group = UnitGroup(
-            self.stream, self._generation, 0, self.epoch, self._seq + 1, self._seq + len(batches), 0, list(batches),
-            serial=serial,
-        )  # fmt: skip
         try:
-            applied = self.lane.apply(group)
+            applied = self.lane.apply(self.group(batches, serial=serial))
         except RefusedError:
             if serial:
                 raise
@@ -97,6 +93,13 @@ class DirectStream:
             return
         assert applied.fenced is None
         self._seq += len(batches)
+
+    def group(self, batches: Sequence[ChangeBatch], *, serial: bool = False) -> UnitGroup:
+        """The next units of the lane, as one group."""
+        return UnitGroup(
+            self.stream, self._generation, 0, self.epoch, self._seq + 1, self._seq + len(batches), 0, list(batches),
+            serial=serial,
+        )  # fmt: skip
 
     def replicate(self, *transactions: str, serial: bool = False) -> None:
         """Write and apply."""
