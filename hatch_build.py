@@ -10,7 +10,10 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("connectors/postgres/_pump.pyx", "connectors/postgres/_arrays.pyx", "schemas/_packed.pyx")
+SOURCES = (
+    "connectors/postgres/_pump.pyx", "connectors/postgres/_arrays.pyx", "schemas/_packed.pyx",
+    "schemas/_block_columns.pyx",
+)  # fmt: skip
 BUILD = """
 import sys
 from Cython.Build import cythonize

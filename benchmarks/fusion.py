@@ -53,8 +53,8 @@ def run(given: argparse.Namespace) -> Iterator[Sample]:
         images = row_images(Path(name))
         if "compression".startswith(wanted):
             for table, image in images.items():
-                yield Sample(f"compression, {table}", 0, compression_by_size(image))
-                yield Sample(f"compression of 8 KiB, {table}", 0, compression_by_method(image))
+                yield Sample(f"compression by size, {table}", 0, compression_by_size(image))
+                yield Sample(f"compression by method, {table}", 0, compression_by_method(image))
         blocks = Path(name) / "blocks"
         blocks.write_bytes(images["orders"][: 4 * 1024 * 1024])
         for seed in range(given.first_seed, given.first_seed + given.repetitions):
@@ -274,7 +274,7 @@ def _targets(found: Sequence[Sample]) -> str:
             "payload over a link of 20 MB/s, MB/s", values(found, "capped link, 100", "payload MB/s"),
             values(found, "capped link, model, LZ4", "payload MB/s"), "", ",.1f",
         ),
-        ("compression of 8 KiB blocks", [1.0], values(found, "compression, orders", "8192"), "2.5", ".2f"),
+        ("compression of 8 KiB blocks", [1.0], values(found, "compression by size, orders", "8192"), "2.5", ".2f"),
         (
             "share of low priority, busy link", values(found, "priorities, strict", "LOW share"),
             values(found, "priorities, shares", "LOW share"), "its floor, 1/13", ".3f",
@@ -301,10 +301,10 @@ def _details(found: Sequence[Sample]) -> str:
         columns = [values(found, case, metric) for metric in ("p50", "p99", "p999", "max", WAIT)]
         cells = [f"{median(column):,.0f}" if column else "" for column in columns]
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    methods = {s.case: s.metrics for s in found if s.case.startswith("compression of")}
+    methods = {s.case: s.metrics for s in found if s.case.startswith("compression by method")}
     if methods:
         names = list(next(iter(methods.values())))
-        lines += ["", "| " + " | ".join(["ratio", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += ["", "| " + " | ".join(["blocks of 8 KiB", *names]) + " |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| {case} | {' | '.join(f'{m[name]:.2f}' for name in names)} |" for case, m in methods.items()]
     lines += ["", "| p99 by priority, ms | high | normal | low |", "|---|---|---|---|"]
     for case in ("priorities, strict", "priorities, shares"):
@@ -325,8 +325,9 @@ def charts(runs: Sequence[Run]) -> list[str]:
         model = median(values(found, "three nodes, model", metric) or [0])
         chart.lines(name, title, [str(s) for s in SIZES], {"fixed": numbers, "model": [model] * len(SIZES)})
     _step_chart(found)
-    sizes = list(next((s.metrics for s in found if s.case == "compression, orders"), {}))
-    images = {s.case.removeprefix("compression, "): s.metrics for s in found if s.case.startswith("compression, ")}
+    sizes = list(next((s.metrics for s in found if s.case == "compression by size, orders"), {}))
+    by_size = "compression by size, "
+    images = {s.case.removeprefix(by_size): s.metrics for s in found if s.case.startswith(by_size)}
     ratios_by_size = {table: list(metrics.values()) for table, metrics in images.items()}
     chart.lines("fusion_compression", "LZ4 ratio by block size in bytes", sizes, ratios_by_size)
     chart.bars("fusion_fairness", "Shares of a busy link", ["high", "normal", "low"], {

@@ -5,22 +5,23 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import lz4.block
 import psycopg
 
 from headrace.embedded import EmbeddedPostgres
-from pipeline.fusion.compression import Compressor
-from schemas.rows import row_fields
+from pipeline.fusion.compression import Compressor, decompress
+from schemas.block_image import Entry, Layout, decode_image, encode_image, encode_rows
 
 BLOCK_SIZES = (1024, 4096, 8192, 16_384, 32_768, 65_536, 262_144)
 METHOD_BYTES = 8192
-BLOCKS = 256
-NUMBER_BYTES_MAX = 8
+MEASURED_BYTES = 2 * 1024 * 1024  # of each table
+ROUNDS = 11
+Compress = Callable[[bytes], bytes]
 _COPY_HEADER_BYTES = 19
 _TABLES = {
     "accounts": "SELECT n, 1 + n % 100, (random() * 10000)::int, '' ::char(84) FROM generate_series(1, 40000) n",
@@ -57,74 +58,78 @@ def _tuples(conn: psycopg.Connection, query: str) -> bytes:
     return data[_COPY_HEADER_BYTES : -struct.calcsize("!h")]
 
 
-def compression_by_method(image: bytes) -> dict[str, float]:
-    """Ratio of blocks of 8 KiB by what is slower than LZ4 level 1: how far the rows can be compressed at all."""
-    methods: dict[str, Callable[[bytes], bytes]] = {
-        "LZ4 level 1": partial(lz4.block.compress, mode="fast", acceleration=1, store_size=False),
-        "LZ4 HC level 12": partial(lz4.block.compress, mode="high_compression", compression=12, store_size=False),
-        "zlib level 9": partial(zlib.compress, level=9),
-    }
-    blocks = [image[at : at + METHOD_BYTES] for at in range(0, BLOCKS * METHOD_BYTES, METHOD_BYTES)]
-    ratios = {
-        name: sum(map(len, blocks)) / sum(len(compress(block)) for block in blocks)
-        for name, compress in methods.items()
-    }  # fmt: skip
-    return ratios | _columns_first(image, methods["LZ4 level 1"])
+def blocks_of(image: bytes, block_bytes: int) -> Iterator[list[Entry]]:
+    """Blocks of the tuples and their keys (the first column), each as many as make `block_bytes` in rows."""
+    block, size = list[Entry](), 0
+    for entry in _entries(image[:MEASURED_BYTES]):
+        block.append(entry)
+        size += len(encode_rows([entry]))
+        if size >= block_bytes:
+            yield block
+            block, size = [], 0
 
 
-def _columns_first(image: bytes, compress: Callable[[bytes], bytes]) -> dict[str, float]:
-    """Ratio of blocks whose columns are put together before, and how long that takes, compared with the compression."""
-    blocks = list(islice(_blocks_of_rows(image), BLOCKS))
-    begun_s = time.perf_counter()
-    arranged = [_by_column(rows) for rows in blocks]
-    arranged_s = time.perf_counter()
-    packed = sum(len(compress(block)) for block in arranged)
-    compressed_s = time.perf_counter()
-    return {
-        "columns first, LZ4 level 1": sum(len(row) for rows in blocks for row in rows) / packed,
-        "time of columns first / of LZ4": (arranged_s - begun_s) / (compressed_s - arranged_s),
-    }
-
-
-def _blocks_of_rows(image: bytes) -> Iterator[list[bytes]]:
-    """Whole tuples, as many as make a block."""
-    columns, at, start, rows = int.from_bytes(image[:2], "big"), 0, 0, list[bytes]()
+def _entries(image: bytes) -> Iterator[Entry]:
+    """Keys and tuples, as far as they are whole."""
+    columns, at = int.from_bytes(image[:2], "big"), 0
     while at < len(image):
-        begin, at = at, at + 2
+        begin, ends = at, list[int]()
+        at += 2
         for _ in range(columns):
             at += 4 + max(int.from_bytes(image[at : at + 4], "big", signed=True), 0)
-        rows.append(image[begin:at])
-        if at - start >= METHOD_BYTES:
-            yield rows
-            start, rows = at, []
-
-
-def _by_column(rows: Sequence[bytes]) -> bytes:
-    """The fields of each column end to end: a width that all have is told once, and then the bytes of numbers of one
-    weight come together; other lengths are a byte each, or four.
-    """
-    pieces = []
-    for column in zip(*(row_fields(row, int.from_bytes(row[:2], "big")) for row in rows), strict=True):
-        lengths = [-1 if field is None else len(field) for field in column]
-        data, width = b"".join(field or b"" for field in column), lengths[0]
-        if lengths.count(width) == len(lengths):
-            fixed = 1 < width <= NUMBER_BYTES_MAX
-            pieces += [struct.pack("!i", width), b"".join(data[n::width] for n in range(width)) if fixed else data]
-        else:
-            form = "b" if max(lengths) < 1 << 7 else "i"
-            pieces += [struct.pack(f"!{len(lengths)}{form}", *lengths), data]
-    return b"".join(pieces)
+            ends.append(at)
+        if at <= len(image):
+            yield image[begin + 2 : ends[0]], image[begin:at]
 
 
 def compression_by_size(image: bytes) -> dict[str, float]:
-    """Ratio of LZ4 level 1 by block size, over all blocks; blocks that do not shrink are sent as they are."""
+    """Ratio of LZ4 level 1 by block size: bytes of the rows with their keys, to what is sent of them."""
     found = {}
     for size in BLOCK_SIZES:
         before = after = 0
-        for at in range(0, min(len(image), 4 * 1024 * 1024) - size, size):
-            block = image[at : at + size]
-            packed = Compressor(0).compress([block], size)
-            before += size
-            after += size if packed is None else len(packed)
+        for block in blocks_of(image, size):
+            _, columns = encode_image(block)
+            packed = Compressor(0).compress([columns], len(columns))
+            before += len(encode_rows(block))
+            after += len(columns if packed is None else packed)
         found[str(size)] = before / after
     return found
+
+
+def compression_by_method(image: bytes) -> dict[str, float]:
+    """Ratio of blocks of 8 KiB in rows and in columns, also by what is slower than LZ4 level 1, and what it costs."""
+    blocks = list(blocks_of(image, METHOD_BYTES))
+    rows, columns = [encode_rows(block) for block in blocks], [encode_image(block)[1] for block in blocks]
+    tuples = sum(len(row or b"") for block in blocks for _, row in block)
+    level_1 = partial(lz4.block.compress, mode="fast", acceleration=1, store_size=False)
+    level_12 = partial(lz4.block.compress, mode="high_compression", compression=12, store_size=False)
+    whole, packed = _bytes(rows, bytes), _bytes(columns, level_1)
+    return {
+        "rows, LZ4 level 1": whole / _bytes(rows, level_1),
+        "rows, LZ4 HC level 12": whole / _bytes(rows, level_12),
+        "rows, zlib level 9": whole / _bytes(rows, partial(zlib.compress, level=9)),
+        "columns, LZ4 level 1": whole / packed,
+        "columns, without the keys of the rows": tuples / packed,
+        **_costs(blocks, level_1),
+    }
+
+
+def _bytes(images: Iterable[bytes], compress: Compress) -> int:
+    return sum(len(compress(image)) for image in images)
+
+
+def _costs(blocks: list[list[Entry]], compress: Compress) -> dict[str, float]:
+    """Microseconds a block from its rows to what is sent and back to rows, in turns."""
+
+    def in_rows(block: list[Entry]) -> tuple[Layout, bytes]:
+        return "rows", encode_rows(block)
+
+    times: dict[str, list[float]] = {"rows, us a block": [], "columns, us a block": []}
+    for _ in range(ROUNDS):
+        for name, encode in zip(times, (in_rows, encode_image), strict=True):
+            begun_s = time.perf_counter()
+            for block in blocks:
+                layout, image = encode(block)
+                list(decode_image(decompress(compress(image), len(image)), len(block), layout))
+            times[name].append((time.perf_counter() - begun_s) * 1e6 / len(blocks))
+    return {name: median(found) for name, found in times.items()}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import lz4.block
 
+from schemas.block_image import IMAGE_BYTES_MAX, Layout, bytes_in_rows
 from schemas.change_batch import Column
 from schemas.errors import SchemaError
 from schemas.single_object import codec
 
-IMAGE_BYTES_MAX = 4 * 1024 * 1024
 BUCKETS_MAX = 65536
 COMPRESS_BYTES_MIN = 4096
-_LENGTH = struct.Struct("!i")
 _COLUMN = ("name", "type", "key", "binary", "modifier", "number")  # what of a column shapes its rows
-_ABSENT = b"\xff\xff\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +34,12 @@ class FusionBlock:
     rows: int
     image: bytes
     oid: int = 0
+    layout: Layout = "rows"
 
-
-def encode_image(rows: Iterable[tuple[bytes, bytes | None]]) -> bytes:
-    """Return the image of keys and rows; None: known not to exist."""
-    pack = _LENGTH.pack
-    return b"".join(
-        [pack(len(k)) + k + (_ABSENT if row is None else pack(len(row)) + row) for k, row in rows],
-    )
-
-
-def decode_image(image: bytes, rows: int) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield the keys and rows of an image. Raises SchemaError unless it is exactly `rows` entries."""
-    at = 0
-    for _ in range(rows):
-        key, at = _piece(image, at)
-        row, at = _piece(image, at)
-        if key is None:
-            raise SchemaError("block image: an entry without a key")
-        yield key, row
-    if at != len(image):
-        raise SchemaError(f"block image: {len(image) - at} bytes after {rows} rows")
-
-
-def _piece(image: bytes, at: int) -> tuple[bytes | None, int]:
-    end = at + _LENGTH.size
-    if end > len(image):
-        raise SchemaError(f"block image: cut at byte {at} of {len(image)}")
-    (size,) = _LENGTH.unpack_from(image, at)
-    if size == -1:
-        return None, end
-    if size < 0 or end + size > len(image):
-        raise SchemaError(f"block image: {size} bytes at byte {at} lead outside its {len(image)}")
-    return image[end : end + size], end + size
+    @property
+    def rows_bytes(self) -> int:
+        """At most what its keys and rows take when they are cut apart."""
+        return bytes_in_rows(self.image, self.rows, self.layout)
 
 
 def encode_fusion_block(block: FusionBlock, *, compress: bool = True) -> bytes:
@@ -87,8 +56,8 @@ def encode_fusion_block(block: FusionBlock, *, compress: bool = True) -> bytes:
         "buckets": block.buckets, "generation": block.generation, "version": block.version, "epoch": block.epoch,
         "node": block.node, "complete": block.complete,
         "columns": [{name: getattr(column, name) for name in _COLUMN} for column in block.columns],
-        "oid": block.oid, "rows": block.rows, "compression": compression, "image_bytes": len(block.image),
-        "image": image,
+        "oid": block.oid, "rows": block.rows, "layout": block.layout, "compression": compression,
+        "image_bytes": len(block.image), "image": image,
     })  # fmt: skip
 
 

@@ -23,25 +23,25 @@ POLL_S = 1.0
 
 
 def read_blocks(settings: Settings, wanted: Callable[[FusionBlock], bool], bytes_max: int) -> list[FusionBlock]:
-    """The newest record of each block that is wanted, as far as `bytes_max` of images go."""
+    """The newest record of each block that is wanted, as far as `bytes_max` of rows go."""
     newest: dict[bytes, FusionBlock] = {}
     size = 0
     for key, value in journal_records(settings):
         old = newest.get(key)
         if value is None:
-            size -= len(newest.pop(key).image) if old is not None else 0
+            size -= newest.pop(key).rows_bytes if old is not None else 0
             continue
         try:
             block = decode_fusion_block(value)
         except SchemaError as error:
             log.warning("a record of topic %s can't be read: %s", settings.topic("fusion-blocks"), error)
             continue
-        room = size - (len(old.image) if old is not None else 0) + len(block.image) <= bytes_max
+        room = size - (old.rows_bytes if old is not None else 0) + block.rows_bytes <= bytes_max
         if wanted(block) and room and (old is None or stamp(old) <= stamp(block)):
-            size += len(block.image) - (len(old.image) if old is not None else 0)
+            size += block.rows_bytes - (old.rows_bytes if old is not None else 0)
             newest[key] = block
         elif old is not None and stamp(old) <= stamp(block):
-            size -= len(newest.pop(key).image)
+            size -= newest.pop(key).rows_bytes
     return list(newest.values())
 
 

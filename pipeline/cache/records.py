@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from pipeline.cache.blocks import Block
 from pipeline.directory.block import BlockId
+from schemas.block_image import decode_image, encode_image
 from schemas.change_batch import Relation
-from schemas.fusion_block import FusionBlock, decode_image, encode_image
+from schemas.fusion_block import FusionBlock
 
 
 def record_of(block_id: BlockId, block: Block, buckets: int, generation: int, version: int, node: str) -> FusionBlock:
     """The record of a block that stands for `version`."""
+    layout, image = encode_image(block.items())
     return FusionBlock(
         *block_id, buckets, generation, version, block.epoch, node, block.complete, block.relation.columns,
-        len(block.rows), encode_image(block.items()), block.relation.oid,
+        len(block.rows), image, block.relation.oid, layout,
     )  # fmt: skip
 
 
@@ -28,7 +30,7 @@ def block_of(record: FusionBlock) -> tuple[BlockId, Block]:
     block_id = block_id_of(record)
     relation = Relation(record.oid, record.schema, record.table, "d", record.columns)
     block = Block(relation, record.complete, record.version, record.epoch)
-    for key, row in decode_image(record.image, record.rows):
+    for key, row in decode_image(record.image, record.rows, record.layout):
         if row is not None:
             block.put(key, row)
         else:

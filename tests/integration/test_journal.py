@@ -20,8 +20,9 @@ from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView
 from pipeline.directory.block import BlockId
+from schemas.block_image import encode_rows
 from schemas.change_batch import Column
-from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
+from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block
 from tests.conftest import fresh_database
 from tests.support.rig import Rig
 from topologies.cache_journal import journal_records, read_blocks
@@ -66,7 +67,7 @@ def rig(
 
 
 def block(rig: Rig, bucket: int, version: int, **changes: object) -> FusionBlock:
-    image = encode_image([(bucket.to_bytes(8, "big"), b"row %d of version %d" % (bucket, version) * 50)])
+    image = encode_rows([(bucket.to_bytes(8, "big"), b"row %d of version %d" % (bucket, version) * 50)])
     usual = FusionBlock(
         rig.stream, "public", "t", bucket, 16, 7, version, 1, "a", complete=True, columns=COLUMNS, rows=1, image=image
     )

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from schemas.apply_unit import ApplyUnit, decode_unit, encode_unit
+from schemas.block_image import encode_rows
 from schemas.change_batch import ChangeBatch, Column, LogicalMessage, Relation, Section
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
-from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block, encode_image
+from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block
 from schemas.grd_accesses import BlockAccesses, GrdAccesses, decode_accesses, encode_accesses
 from schemas.grd_affinity import GrdAffinity, decode_affinity, encode_affinity
 from schemas.lag import Lag, LagWindow, decode_lag, encode_lag
@@ -75,7 +76,7 @@ EXPECTED: dict[str, Any] = {
             Column("id", "int8", key=True, binary=True, number=1),
             Column("note", "varchar", key=False, binary=True, modifier=24, number=3),
         ),
-        rows=2, image=encode_image([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
+        rows=2, image=encode_rows([(pack_fields([bytes(8)]), pack_row([bytes(8), b"a" * 5000])), (b"gone", None)]),
         oid=16400,
     ),
     "grd_affinity": GrdAffinity(

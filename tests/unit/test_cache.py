@@ -13,16 +13,10 @@ from pipeline.cache.store import BlockStore
 from pipeline.cache.stream_cache import StreamCache
 from pipeline.cache.view import TargetView, TargetWentBackError
 from pipeline.directory.block import BlockId, Owner, bucket_of
+from schemas.block_image import IMAGE_BYTES_MAX, decode_rows, encode_rows
 from schemas.change_batch import DELETE, TRUNCATE, UPDATE, Relation
 from schemas.errors import SchemaError
-from schemas.fusion_block import (
-    IMAGE_BYTES_MAX,
-    FusionBlock,
-    decode_fusion_block,
-    decode_image,
-    encode_fusion_block,
-    encode_image,
-)
+from schemas.fusion_block import FusionBlock, decode_fusion_block, encode_fusion_block
 from schemas.single_object import codec
 from tests.properties.model import Change, Table, unpack_row
 from tests.unit.cached import ACCOUNT, BUCKETS, NAME, Here, batch, cache, insert, key, row, view
@@ -174,7 +168,7 @@ def test_blocks_deleted_rows_and_all_survive_a_record() -> None:
     assert found.size_bytes == block.size_bytes
 
 
-RECORD = FusionBlock("s", "public", "t", 1, 4, 1, 5, 7, "a", True, (), 1, encode_image([(b"k", b"v" * 5000)]))
+RECORD = FusionBlock("s", "public", "t", 1, 4, 1, 5, 7, "a", True, (), 1, encode_rows([(b"k", b"v" * 5000)]))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +191,7 @@ def test_a_damaged_block_is_refused(change: dict[str, object]) -> None:
                                              (b"\x80\0\0\0", 1)])  # fmt: skip
 def test_a_damaged_image_is_refused(image: bytes, rows: int) -> None:
     with pytest.raises(SchemaError):
-        list(decode_image(image, rows))
+        list(decode_rows(image, rows))
 
 
 def test_deletes_are_known() -> None:
