@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from connectors.lane import Applied, UnitGroup
+from connectors.lane import Applied, LaneTarget, UnitGroup
 from pipeline.errors import RetriableError
-from pipeline.fence import Fenced, LaneRow
+from pipeline.fence import Fenced, LaneRow, OpenParts
 from pipeline.merging import QueuedUnit
 from schemas.apply_unit import PARK, SERIAL
 from topologies.target_connection import TargetConnection
@@ -35,7 +35,7 @@ class LaneTransactions:
         self._lane = lane
         self._target = target
         self._alert = alert
-        self._open: tuple[int, int] | None = None  # epoch and first seq of a large transaction that has begun
+        self._open: OpenParts | None = None  # a large transaction that has begun
         self._hold_due_s = 0.0
 
     def look(self) -> LaneRow:
@@ -44,11 +44,14 @@ class LaneTransactions:
         return self.row
 
     def drop_old(self, queued: QueuedUnit) -> bool:
-        """Whether the ledger has passed the unit, which is done then."""
-        if not self.row.has_passed(queued.unit.epoch, queued.unit.seq):
-            return False
-        self.done_offset = queued.offset + 1
-        return True
+        """Whether the ledger has passed the unit, which is done then.
+
+        A planner that was replaced may send units between the parts of a large transaction of the next.
+        """
+        unit, begun = queued.unit, self._open
+        if begun is None and self.row.has_passed(unit.epoch, unit.seq):
+            self.done_offset = queued.offset + 1
+        return self.row.has_passed(unit.epoch, unit.seq) or (begun is not None and unit.epoch < begun.epoch)
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -103,17 +106,29 @@ class LaneTransactions:
 
     def _call_target(self, group: UnitGroup, last: QueuedUnit, *, park: bool) -> Applied:
         target, batch = self._target.open(), last.batch
-        group = self._with_earlier_parts(group, last)
+        if self._open is not None and self._open.epoch == group.epoch:
+            if not self._open.continued_by(group.epoch, group.first_seq):
+                self._target.drop()
+                return Applied(fenced=Fenced.GAP)
+            # Of the same target transaction; or of another one, where a capture that starts anew has given it up.
+            group = replace(group, first_seq=self._open.first_seq)
+        elif batch.part > 0:
+            where = f"lane {self._stream}/{self._lane}"
+            raise RetriableError(f"{where}: a part of a large transaction came without its beginning")
         if not batch.last_part:
-            return target.apply_part(group, first=batch.part == 0)
-        if last.unit.mode == PARK:
-            applied = target.park(group)
-        elif park:
-            applied = target.apply_or_park(group)
-        else:
-            applied = target.apply(group) if batch.whole else target.apply_last(group)
+            applied = target.apply_part(group, first=batch.part == 0)
+            self._open = OpenParts(group.epoch, group.first_seq, group.last_seq)
+            return applied
+        applied = self._apply_whole(target, group, last, park=park)
         self._open = None
         return applied
+
+    def _apply_whole(self, target: LaneTarget, group: UnitGroup, last: QueuedUnit, *, park: bool) -> Applied:
+        if last.unit.mode == PARK:
+            return target.park(group)
+        if park:
+            return target.apply_or_park(group)
+        return target.apply(group) if last.batch.whole else target.apply_last(group)
 
     # -- large transactions ------------------------------------------------------------------------
 
@@ -121,19 +136,6 @@ class LaneTransactions:
     def unfinished(self) -> bool:
         """Whether a large transaction is open and waits for its next part."""
         return self._open is not None
-
-    def _with_earlier_parts(self, group: UnitGroup, last: QueuedUnit) -> UnitGroup:
-        """`group`, with the seqs of the parts before it: they belong to the same target transaction."""
-        batch = last.batch
-        if self._open is not None and self._open[0] == group.epoch:
-            # What follows may be another transaction: the capture gives up the parts of one when it starts anew.
-            return replace(group, first_seq=self._open[1])
-        if batch.part > 0:
-            where = f"lane {self._stream}/{self._lane}"
-            raise RetriableError(f"{where}: a part of a large transaction came without its beginning")
-        if not batch.whole:
-            self._open = (group.epoch, group.first_seq)
-        return group
 
     def hold_open(self) -> None:
         """Keep a large transaction open between its parts, since the server ends idle ones; or give it up.
@@ -144,6 +146,6 @@ class LaneTransactions:
             return
         self._hold_due_s = time.monotonic() + HOLD_S
         row = self._target.open().lane_row()
-        if row.epoch != self._open[0]:
+        if row.epoch != self._open.epoch:
             self.row, self._open = row, None
             self._target.drop()

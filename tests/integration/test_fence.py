@@ -15,15 +15,20 @@ from connectors.lane import Applied, UnitGroup
 from connectors.postgres.copy_requests import note_copied
 from connectors.postgres.lane import PostgresLane
 from connectors.postgres.ledger import PostgresLedger
+from connectors.postgres.parking_lane import ParkingLane
 from connectors.settings import TargetSettings
 from headrace.embedded import EmbeddedPostgres
 from pipeline.builder import BatchBuilder
 from pipeline.errors import RetriableError
 from pipeline.fence import Fenced, LaneRow
+from pipeline.merging import QueuedUnit
 from pipeline.table_copies import TableCopy
+from schemas.apply_unit import NORMAL, ApplyUnit
 from schemas.change_batch import INSERT, ChangeBatch, Column, Relation
 from schemas.packed import INT64
 from schemas.rows import pack_fields, pack_row
+from topologies.lane_transactions import LaneTransactions
+from topologies.target_connection import TargetConnection
 
 pytestmark = pytest.mark.integration
 
@@ -216,6 +221,43 @@ def test_parts_do_not_hold_up_a_takeover(ledger: PostgresLedger, lane: PostgresL
     lane.apply_part(newer[1], first=False)
     assert lane.apply_last(newer[2]) == Applied(rows=3)
     assert ids(settings) == [1, 2, 3]
+
+
+@pytest.fixture
+def transactions(ledger: PostgresLedger, settings: TargetSettings) -> Iterator[LaneTransactions]:
+    """The ledger's lane 0, as a lane's thread uses it."""
+    target = TargetConnection(lambda: ParkingLane(STREAM, 0, settings), lambda _: True)
+    yield LaneTransactions(STREAM, 0, target, lambda row, text: None)
+    target.drop()
+
+
+def queued(batch: ChangeBatch, *, epoch: int, seq: int) -> QueuedUnit:
+    return QueuedUnit(ApplyUnit(STREAM, 1, 0, epoch, seq, NORMAL, 0, {}, 0, b""), batch, 10 * seq - 1, 1)
+
+
+def test_a_unit_that_is_missing_between_parts_is_a_gap(
+    ledger: PostgresLedger, transactions: LaneTransactions, settings: TargetSettings
+) -> None:
+    epoch = ledger.takeover().epoch
+    first, _, last = (part.batches[0] for part in parts(epoch))
+    transactions.commit([queued(first, epoch=epoch, seq=1)], serial=False)
+    # The ledger's row tells nothing of it: seq 1 to 3 are what it waits for.
+    assert transactions.commit([queued(last, epoch=epoch, seq=3)], serial=False).fenced is Fenced.GAP
+    assert ids(settings) == []
+    assert transactions.done_offset == -1
+
+
+def test_a_late_unit_between_parts_is_passed_over(
+    ledger: PostgresLedger, transactions: LaneTransactions, settings: TargetSettings
+) -> None:
+    old, epoch = ledger.takeover().epoch, ledger.takeover().epoch
+    for seq, part in enumerate(parts(epoch), 1):
+        transactions.commit([queued(part.batches[0], epoch=epoch, seq=seq)], serial=False)
+        if seq < 3:
+            assert transactions.drop_old(queued(batch(9, position=20), epoch=old, seq=seq + 7))
+            assert transactions.done_offset == -1, "the parts before it have to be read again"
+    assert ids(settings) == [1, 2, 3]
+    assert transactions.done_offset == 30
 
 
 def test_a_refused_part_is_tried_in_order_within_its_transaction(
