@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 
 from connectors.admin import SourceAdmin, TargetAdmin
 from connectors.base import Connector, TableCheck, load_connector
@@ -12,6 +12,7 @@ from connectors.ledger import Ledger
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import ConfigError
 from topologies.settings import Settings
+from topologies.stream_ledger import connect_ledger
 from topologies.stream_settings import StreamConfig
 
 
@@ -44,17 +45,9 @@ def dead_letters(stream: StreamConfig) -> DeadLetters:
     return make(stream.name, stream.target_settings())
 
 
-@contextmanager
-def open_ledger(stream: StreamConfig) -> Iterator[Ledger]:
+def open_ledger(stream: StreamConfig) -> AbstractContextManager[Ledger]:
     """A connection to the stream's ledger. Raises ConfigError, RetriableError."""
-    make = load_connector(stream.target.connector).ledger
-    if make is None:
-        raise _lacks(stream, stream.target.connector, "target")
-    ledger = make(stream.name, stream.target_settings())
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+    return closing(connect_ledger(stream))
 
 
 def position_text(stream: StreamConfig, generation: int, position: int) -> str:

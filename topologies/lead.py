@@ -12,11 +12,11 @@ import logging
 import threading
 from collections.abc import Collection
 
-from connectors.base import load_connector
 from connectors.ledger import Ledger
 from pipeline.catalogue import TableName
 from pipeline.errors import HeadraceError
 from pipeline.lead import Lead
+from topologies.stream_ledger import connect_ledger
 from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class LeadWatch(threading.Thread):
         told = False
         while not self._stopping.wait(ASK_S):
             try:
-                ledger = ledger or self._open()
+                ledger = ledger or connect_ledger(self._stream)
                 row = ledger.stream_row()
                 self._look_for_copies(ledger)
             except HeadraceError as error:
@@ -84,12 +84,6 @@ class LeadWatch(threading.Thread):
             with self._lock:
                 self._copied.difference_update(copied)
         self.copies = frozenset(ledger.requested_copies())
-
-    def _open(self) -> Ledger:
-        make = load_connector(self._stream.target.connector).ledger
-        if make is None:
-            raise HeadraceError(f"connector {self._stream.target.connector} is no target")
-        return make(self._stream.name, self._stream.target_settings())
 
     @staticmethod
     def _closed(ledger: Ledger | None) -> None:

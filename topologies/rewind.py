@@ -7,14 +7,15 @@ asynchronous commit.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from connectors.base import load_connector
-from pipeline.errors import ConfigError, RetriableError
+from pipeline.errors import RetriableError
 from topologies.kafka import make_admin, make_consumer, until_answered
 from topologies.settings import Settings
+from topologies.stream_ledger import connect_ledger
 from topologies.stream_settings import StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 
@@ -82,14 +83,8 @@ def _committed(settings: Settings, group: str, where: TopicPartition) -> int:
 
 
 def _ledger_offset(stream: StreamConfig) -> int:
-    make = load_connector(stream.target.connector).ledger
-    if make is None:
-        raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} is no target")
-    ledger = make(stream.name, stream.target_settings())
-    try:
+    with closing(connect_ledger(stream)) as ledger:
         ledger.ensure()
         ledger.clear_stop()
         row = ledger.stream_row()
-    finally:
-        ledger.close()
     return row.changes_offset if row is not None else 0

@@ -11,8 +11,8 @@ from connectors.base import TableCheck
 from headrace.status_text import seconds_text
 from headrace.verify import StreamCheck, advice
 from schemas.lag import Lag, LagWindow
-from topologies.apply import runs_text
 from topologies.lag import Monitor
+from topologies.lane_workers import runs_text
 from topologies.settings_file import load_settings
 
 CONFIG = """
