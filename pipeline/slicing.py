@@ -34,6 +34,19 @@ def select(batch: ChangeBatch, transactions: Sequence[int]) -> ChangeBatch:
     )
 
 
+def split(batch: ChangeBatch, before: int) -> tuple[ChangeBatch | None, ChangeBatch]:
+    """Cut off the first `before` transactions, which are whole (None: there are none); the rest goes on behind them.
+
+    Where the source goes on after the first ones is the caller's to say; where it does after the rest is unchanged.
+    """
+    if not before:
+        return None, batch
+    first, rest = select(batch, range(before)), select(batch, range(before, len(batch.positions)))
+    first.last_part, first.end_position = True, 0
+    rest.previous_position = first.last_position
+    return first, rest
+
+
 def without_truncates(section: Section) -> Section:
     """Return the section's row changes alone."""
     if TRUNCATE not in section.ops:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator
 
 import psycopg
 from psycopg import sql
@@ -25,6 +26,7 @@ from connectors.settings import SourceSettings
 from pipeline.builder import BatchBuilder
 from pipeline.catalogue import TableName
 from pipeline.errors import ConfigError, RetriableError
+from pipeline.slicing import split
 from schemas.change_batch import ChangeBatch, Section
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,20 @@ class TableCopier:
 
     def _names(self) -> str:
         return ", ".join(".".join(table.name) for table in self._tables)
+
+    def with_copy(self, batch: ChangeBatch, keepalive: Callable[[], None]) -> Iterator[ChangeBatch]:
+        """Yield `batch`, and the copy at its place in there. `keepalive` is called between the parts of the copy."""
+        if self.place is None or not batch.positions or batch.last_position < self.place:
+            yield batch
+            return
+        before, rest = split(batch, bisect_left(batch.positions, self.place))
+        if before is not None:
+            yield before
+        for part in self.batches(rest.generation, rest.previous_position):
+            keepalive()
+            rest.previous_position = part.last_position
+            yield part
+        yield rest
 
     def batches(self, generation: int, previous_position: int) -> Iterator[ChangeBatch]:
         """Yield the copy as the parts of one transaction. Raises RetriableError, ConfigError."""

@@ -7,7 +7,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.slicing import BISECTION_GAIN, rows_of, select
+from pipeline.slicing import BISECTION_GAIN, rows_of, select, split
 from schemas.change_batch import ChangeBatch, Relation
 from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Transaction, pack_batch
@@ -80,3 +80,18 @@ def test_few_transactions_are_found_by_bisection(tx: list[int], wanted: set[int]
     numbers = dict.fromkeys(sorted(wanted), 0)
     padded = array("i", tx + [9] * BISECTION_GAIN * 10)  # long enough for bisection
     assert rows_of(padded, numbers) == [row for row, number in enumerate(padded) if number in wanted]
+
+
+@given(batches() | windows().map(pack_batch), st.data())
+def test_a_batch_in_two_is_one_chain(batch: ChangeBatch, data: st.DataObject) -> None:
+    before = data.draw(st.integers(0, max(0, len(batch.positions) - 1)))
+    first, rest = split(batch, before)
+    parts = [part for part in (first, rest) if part is not None]
+    assert by_text([item for part in parts for item in told(part)]) == by_text(told(batch))
+    assert [fact for part in parts for fact in facts(part)] == facts(batch)
+    assert parts[0].previous_position == batch.previous_position
+    assert (rest.last_part, rest.end_position) == (batch.last_part, batch.end_position)
+    assert (first is None) == (before == 0)
+    if first is not None:
+        assert (first.last_part, first.end_position) == (True, 0)
+        assert rest.previous_position == first.positions[-1]
