@@ -267,6 +267,8 @@ def test_a_wrong_postgres_setting_is_quoted_from_the_log(server_dir: Path) -> No
 
 
 def test_a_wrong_kafka_setting_is_quoted_from_the_log(kafka_dir: Path) -> None:
+    with EmbeddedKafka(kafka_dir):
+        """The directory is formatted, whichever test ran before."""
     with pytest.raises(EmbeddedError, match="ended while starting") as caught:
         EmbeddedKafka(kafka_dir, settings={"num.io.threads": "many"}).start()
     assert "num.io.threads" in str(caught.value)
