@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 def headrace_parts(server_dir: Path) -> Iterator[Parts]:
-    with EmbeddedParts(server_dir) as parts:
+    with EmbeddedParts(server_dir / "parts") as parts:  # the session has servers of its own beside it
         yield parts
 
 
