@@ -12,7 +12,7 @@ from connectors.ledger import Ledger
 from connectors.settings import SourceSettings, TargetSettings
 from pipeline.errors import ConfigError
 from topologies.settings import Settings
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger, required
 from topologies.stream_settings import StreamConfig
 
 
@@ -23,17 +23,13 @@ def chosen_streams(settings: Settings, name: str | None) -> Sequence[StreamConfi
 
 def source_admin(stream: StreamConfig) -> SourceAdmin:
     """The source's side of commands. Raises ConfigError."""
-    make = load_connector(stream.source.connector).source_admin
-    if make is None:
-        raise _lacks(stream, stream.source.connector, "source")
+    make = required(load_connector(stream.source.connector).source_admin, stream, "source")
     return make(stream.name, stream.source_settings())
 
 
 def target_admin(stream: StreamConfig) -> TargetAdmin:
     """The target's side of commands. Raises ConfigError."""
-    make = load_connector(stream.target.connector).target_admin
-    if make is None:
-        raise _lacks(stream, stream.target.connector, "target")
+    make = required(load_connector(stream.target.connector).target_admin, stream, "target")
     return make(stream.name, stream.target_settings())
 
 
@@ -71,7 +67,3 @@ def comparison(stream: StreamConfig) -> Callable[[SourceSettings, TargetSettings
     if connector.verify is None:
         raise ConfigError(f"stream {stream.name}: connector {connector.name} cannot compare source and target")
     return connector.verify
-
-
-def _lacks(stream: StreamConfig, connector: str, side: str) -> ConfigError:
-    return ConfigError(f"stream {stream.name}: connector {connector} is no {side}")

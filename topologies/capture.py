@@ -15,7 +15,6 @@ from dataclasses import replace
 from connectors.base import load_connector
 from connectors.source import Source, Tail
 from pipeline.catalogue import TableName
-from pipeline.errors import ConfigError
 from pipeline.linger import AdaptiveLinger
 from pipeline.record_size import RecordSize
 from schemas.role_report import Buffer, RoleReport
@@ -25,7 +24,7 @@ from topologies.kafka import make_admin
 from topologies.lead import LeadWatch
 from topologies.reporting import Reporter
 from topologies.settings import Settings
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger, required
 from topologies.stream_settings import StreamConfig
 from topologies.topics import ensure_topics
 
@@ -67,9 +66,7 @@ class Capture:
             source.close()
 
     def _source(self, *, as_text: bool) -> Source:
-        make = load_connector(self._stream.source.connector).source
-        if make is None:
-            raise ConfigError(f"stream {self._stream.name}: connector {self._stream.source.connector} is no source")
+        make = required(load_connector(self._stream.source.connector).source, self._stream, "source")
         settings = replace(self._stream.source_settings(), linger=self._linger, size=self._size, as_text=as_text)
         return make(self._stream.name, settings)
 

@@ -13,7 +13,7 @@ from schemas.errors import SchemaError
 from topologies.apart import require_apart
 from topologies.kafka import last_record
 from topologies.settings import Settings
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger
 from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from topologies.board import ProgressBoard
 from topologies.lane import LaneWorker
 from topologies.letters import LetterBox
 from topologies.settings import Settings
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger, required
 from topologies.stream_settings import StreamConfig
 from topologies.turns import Turns
 
@@ -55,9 +55,7 @@ class LaneWorkers:
             worker.start()
 
     def _worker(self, stream: StreamConfig, lane: int) -> LaneWorker:
-        make = load_connector(stream.target.connector).lane_target
-        if make is None:
-            raise ConfigError(f"stream {stream.name}: connector {stream.target.connector} is no target")
+        make = required(load_connector(stream.target.connector).lane_target, stream, "target")
 
         def connect() -> LaneTarget:
             return make(stream.name, lane, stream.target_settings())

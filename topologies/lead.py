@@ -16,7 +16,7 @@ from connectors.ledger import Ledger
 from pipeline.catalogue import TableName
 from pipeline.errors import HeadraceError
 from pipeline.lead import Lead
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger
 from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)

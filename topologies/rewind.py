@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.errors import RetriableError
 from topologies.kafka import make_admin, make_consumer, until_answered
 from topologies.settings import Settings
-from topologies.stream_ledger import connect_ledger
+from topologies.stream_parts import connect_ledger
 from topologies.stream_settings import StreamConfig
 from topologies.topics import TIMEOUT_S, ensure_topics
 

@@ -16,13 +16,12 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, Message, Producer
 from faust.types import EventT
 
-from connectors.base import load_connector
 from connectors.errors import RefusedError
 from connectors.failpoints import hit
 from connectors.ledger import Ledger
 from pipeline.conflicts import KeyRules
 from pipeline.directory.preference import LanePreference
-from pipeline.errors import ConfigError, HeadraceError, RetriableError, StreamStoppedError
+from pipeline.errors import HeadraceError, RetriableError, StreamStoppedError
 from pipeline.lag import Histogram
 from pipeline.planner import Planner
 from pipeline.window import Window
@@ -34,6 +33,7 @@ from topologies.kafka import make_producer
 from topologies.planner_report import planner_report
 from topologies.reporting import Reporter
 from topologies.settings import Settings
+from topologies.stream_parts import connect_ledger
 from topologies.stream_settings import StreamConfig
 
 log = logging.getLogger(__name__)
@@ -347,7 +347,7 @@ class StreamPlanner:
         with self._ledger_lock:
             try:
                 if self._ledger is None:
-                    self._ledger = self._open_ledger()
+                    self._ledger = connect_ledger(self._stream)
                     self._ledger.ensure()
                 return call(self._ledger)
             except RetriableError:
@@ -355,12 +355,6 @@ class StreamPlanner:
                     self._ledger.close()
                     self._ledger = None
                 raise
-
-    def _open_ledger(self) -> Ledger:
-        make = load_connector(self._stream.target.connector).ledger
-        if make is None:
-            raise ConfigError(f"stream {self._stream.name}: connector {self._stream.target.connector} is no target")
-        return make(self._stream.name, self._stream.target_settings())
 
     def lose(self) -> None:
         """Forget everything: the partition went to another worker, or another planner took over."""
