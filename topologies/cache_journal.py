@@ -28,20 +28,23 @@ def read_blocks(settings: Settings, wanted: Callable[[FusionBlock], bool], bytes
     size = 0
     for key, value in journal_records(settings):
         old = newest.get(key)
+        old_bytes = old.rows_bytes if old is not None else 0
         if value is None:
-            size -= newest.pop(key).rows_bytes if old is not None else 0
+            size -= old_bytes
+            newest.pop(key, None)
             continue
         try:
             block = decode_fusion_block(value)
         except SchemaError as error:
             log.warning("a record of topic %s can't be read: %s", settings.topic("fusion-blocks"), error)
             continue
-        room = size - (old.rows_bytes if old is not None else 0) + block.rows_bytes <= bytes_max
+        room = size - old_bytes + block.rows_bytes <= bytes_max
         if wanted(block) and room and (old is None or stamp(old) <= stamp(block)):
-            size += block.rows_bytes - (old.rows_bytes if old is not None else 0)
+            size += block.rows_bytes - old_bytes
             newest[key] = block
         elif old is not None and stamp(old) <= stamp(block):
-            size -= newest.pop(key).rows_bytes
+            size -= old_bytes
+            del newest[key]
     return list(newest.values())
 
 

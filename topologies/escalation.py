@@ -102,7 +102,7 @@ class Escalation:
                 return False
             if (row.generation, row.watermark) >= wanted or unit.previous_position == 0:
                 return True
-            time.sleep(HEAD_S)
+            self._stopping.wait(HEAD_S)
         return False
 
     def _give_up(self, queued: QueuedUnit, error: RefusedError) -> bool:

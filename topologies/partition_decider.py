@@ -16,7 +16,7 @@ from pipeline.directory.decider import Decider
 from pipeline.errors import RetriableError
 from schemas.grd_accesses import GrdAccesses
 from schemas.grd_affinity import GrdAffinity
-from topologies.decision_log import DecisionLog, FencedError
+from topologies.decision_log import DecisionLog
 from topologies.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,6 @@ class PartitionDecider:
             if self._decider is None:
                 await self._open()
             await self._decide(nodes)
-        except FencedError as error:
-            self._give_up(error)
         except RetriableError as error:
             self._give_up(error)
 
