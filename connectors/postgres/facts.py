@@ -6,6 +6,7 @@ only for columns that the catalogue still shows as the stream describes them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -113,6 +114,16 @@ SELECT a.attname, a.atttypid::bigint, a.atttypmod, a.attnum,
  ORDER BY a.attnum
 """
 
+# A commit is in the log, and on its way to us, a moment before other sessions see it: until it has given back its
+# locks, the catalogue may be older than the stream. Source: PostgreSQL, CommitTransaction in xact.c.
+_ALTERED = """
+SELECT FROM pg_locks
+ WHERE relation = %s AND mode = 'AccessExclusiveLock' AND granted
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+SETTLE_S = 2.0  # an ALTER TABLE that takes longer is a later one
+LOOK_S = 0.01
+
 
 class SourceFacts:
     """Looks facts up on a connection of its own, opened when first needed."""
@@ -151,8 +162,11 @@ class SourceFacts:
             return primary_key(self._open(), schema, table)
 
     def columns(self, oid: int) -> Sequence[ColumnFacts]:
-        """See `Facts`."""
+        """See `Facts`. Waits for a running ALTER TABLE, but not longer than `SETTLE_S`."""
+        deadline_s = time.monotonic() + SETTLE_S
         with translated(f"stream {self._stream}: reading the source's columns"):
+            while self._open().execute(_ALTERED, [oid]).fetchone() is not None and time.monotonic() < deadline_s:
+                time.sleep(LOOK_S)
             return [ColumnFacts(*row) for row in self._open().execute(_COLUMNS, [oid])]
 
     def close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from connectors.postgres import facts as facts_module
 from connectors.postgres import replication
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
@@ -362,3 +364,37 @@ def test_commit_times_are_compared_with_the_clock_of_the_server(
         patched.setattr(time, "time", lambda: true_s() + 3600)
         assert 3500 < decoding.clock_late_s() < 3700
     assert -100 < decoding.clock_late_s() < 100
+
+
+@pytest.fixture
+def altering(source_db: str) -> Iterator[tuple[psycopg.Connection, int]]:
+    """A session that has altered a table and not ended, and the table's number."""
+    with psycopg.connect(source_db) as conn:
+        conn.execute("CREATE TABLE settled (id int PRIMARY KEY)")
+        oid = conn.execute("SELECT 'settled'::regclass::oid::bigint").fetchone()
+        conn.commit()
+        conn.execute("ALTER TABLE settled ADD more int")
+        assert oid is not None
+        yield conn, oid[0]
+
+
+def test_the_catalogue_is_read_when_an_alter_table_has_ended(
+    source_db: str, altering: tuple[psycopg.Connection, int]
+) -> None:
+    """Its commit may be in the stream before other sessions see it."""
+    conn, oid = altering
+    facts = SourceFacts("settled", source_db)
+    commit = threading.Timer(0.3, conn.commit)
+    commit.start()
+    assert [column.name for column in facts.columns(oid)] == ["id", "more"]
+    commit.join()
+    facts.close()
+
+
+def test_an_alter_table_that_takes_long_is_not_waited_for(
+    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts_module, "SETTLE_S", 0.1)
+    facts = SourceFacts("settled", source_db)
+    assert [column.name for column in facts.columns(altering[1])] == ["id"]
+    facts.close()
