@@ -10,7 +10,7 @@ import pytest
 
 from schemas.change_batch import ChangeBatch
 from schemas.change_batch_codec import decode_batch, encode_batch
-from schemas.packed import INT64
+from schemas.packed import INT32, INT64
 from tests.support.fixtures import MakeRig
 from tests.support.rig import EX_OPERATOR, Rig
 from tests.support.topics import end_offset, read_topic, write_topic
@@ -41,11 +41,17 @@ def last_batch(rig: Rig) -> ChangeBatch:
 
 
 def following(batch: ChangeBatch, previous: int, position: int, row_id: int) -> ChangeBatch:
-    """A batch like `batch`, of one row with another key, at another place of the chain."""
+    """A batch of one transaction with the one row of `batch`, under another key, at another place of the chain.
+
+    `batch` may hold more transactions, such as the mark that `headrace wait` leaves in the source's log.
+    """
     (section,) = batch.sections
     key = (4).to_bytes(4, "big") + row_id.to_bytes(4, "big")
-    moved = replace(section, keys=key, rows=section.rows[:2] + key + section.rows[10:])
-    return replace(batch, previous_position=previous, positions=array(INT64, [position]), sections=[moved])
+    moved = replace(section, tx=array(INT32, [0]), keys=key, rows=section.rows[:2] + key + section.rows[10:])
+    return replace(
+        batch, previous_position=previous, positions=array(INT64, [position]), sections=[moved], messages=[],
+        commit_times_us=batch.commit_times_us[:1], source_ids=batch.source_ids[:1],
+    )  # fmt: skip
 
 
 def test_a_damaged_record_stops_the_planner(rig: Rig) -> None:
