@@ -7,6 +7,11 @@ VENV := .venv
 STAMP := $(VENV)/.setup-stamp
 # Each worker starts servers of its own.
 TEST_WORKERS ?= 2
+# A test with real servers that fails is run once more, three of them at the most; both outcomes are printed.
+TEST_RERUNS ?= 1
+TEST_RERUNS_MAX := 3
+RERUN_OPTIONS := --reruns $(TEST_RERUNS) --max-suite-reruns $(TEST_RERUNS_MAX) --rerun-show-tracebacks \
+  $(addprefix --rerun-exclude-path=tests/,unit properties simulation test_tidy.py)
 # uv from PATH, or else from PyPI into .uv.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
@@ -25,7 +30,7 @@ demo: setup ## Replicate a live workload between two embedded PostgreSQL servers
 	$(VENV)/bin/headrace demo
 
 test: setup check ## Run the checks, then every test but those with containers
-	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal -m "not containers"
+	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal $(RERUN_OPTIONS) -m "not containers"
 
 # Ryuk, testcontainers' own cleaner, comes from a registry that may be out of reach; the label does as well.
 test-containers: setup ## Build the missing images, then run the tests with containers (needs a Docker engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ __all__ = ["make_rig", "shared_rig"]
 @pytest.fixture
 def own_dir(server_dir: Path, request: pytest.FixtureRequest) -> Path:
     """A directory for servers of this test's own."""
-    directory = server_dir / str(request.node.name)
+    directory = server_dir / f"{request.node.name}-{uuid.uuid4().hex[:4]}"  # another one when the test is run once more
     directory.mkdir()
     return directory
 
