@@ -22,6 +22,7 @@ from headrace.embedded.server import EmbeddedServer, clean_env
 
 HEAP_MIB = 384  # 310-350 MB resident in all; a broker of a few topics needs half of it
 ANSWER_TIMEOUT_S = 2.0
+_ANY_GROUP = "headrace-ready"
 FORMAT_TIMEOUT_S = 60.0
 STOP_LADDER = ((signal.SIGTERM, 15.0),)  # an idle broker takes about a second
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -200,9 +201,13 @@ class EmbeddedKafka(EmbeddedServer):
     def _answers(self, port: int) -> bool:
         client = AdminClient({"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0})
         try:
-            return bool(client.list_topics(timeout=ANSWER_TIMEOUT_S).brokers)
-        except KafkaException:
+            # The first question about a group makes the offsets topic. Asked before there are others it takes half a
+            # second; beside hundreds of new partitions the role that started first waited two to four.
+            groups = client.describe_consumer_groups([_ANY_GROUP], request_timeout=ANSWER_TIMEOUT_S)
+            groups[_ANY_GROUP].result(ANSWER_TIMEOUT_S)
+        except (KafkaException, TimeoutError):
             return False
+        return True
 
 
 def embedded_kafka(

@@ -104,6 +104,13 @@ def test_kafka_keeps_its_records_and_its_port_when_it_is_killed(own_kafka: Embed
     assert consume(own_kafka, "kept", 2) == [b"before the crash", b"after it"]
 
 
+def test_a_new_kafka_serves_groups_at_once(server_dir: Path) -> None:
+    with EmbeddedKafka(server_dir / "new-kafka", heap_mib=256) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
+        groups = admin.describe_consumer_groups(["nobody"], request_timeout=CLIENT_TIMEOUT_S)
+        assert groups["nobody"].result(CLIENT_TIMEOUT_S).members == []
+
+
 def test_kafka_stops_cleanly(own_kafka: EmbeddedKafka) -> None:
     server = ProcessId.of(own_kafka.pid)
     assert server is not None
