@@ -130,7 +130,7 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.")] = False,
 ) -> None:
-    """Show where each stream stands; exit code 1 when one is stopped."""
+    """Show where each stream stands; exit code 1 when one is stopped, or the embedded broker does not run."""
     if watch:
         raise typer.Exit(commands.watch(config, stream))
     raise typer.Exit(commands.status(config, stream, as_json_text=json))

@@ -13,19 +13,19 @@ from pathlib import Path
 from rich.live import Live
 from rich.markup import escape
 
-from headrace.configuration import reachable_settings, read_settings, with_servers
+from headrace.configuration import located, missing_broker, reachable_settings, read_settings, with_servers
 from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import embedded_kafka
 from headrace.options import console as _console
 from headrace.preflight import check_all
 from headrace.removal import drop_streams, planned_removal
 from headrace.resync import planned_resync, resync_streams
-from headrace.status import stream_status
+from headrace.status import StreamStatus, stream_status
 from headrace.status_text import seconds_text, status_table
 from headrace.streams import chosen_streams, source_admin, target_admin
 from headrace.table_resync import planned_table_resync, resync_tables
 from headrace.verify import advice, as_json, as_table, verify_stream
-from headrace.wait import wait_for_target
+from headrace.wait import NotCaughtUpError, wait_for_target
 from pipeline.errors import ConfigError
 from schemas.packed import COMPILED
 from topologies.settings import EMBEDDED, Settings
@@ -35,8 +35,10 @@ WATCH_S = 2.0
 
 def wait(config: Path, stream: str | None, timeout_s: float) -> int:
     """`headrace wait`. Raises NotCaughtUpError, StreamStoppedError, ConfigError, RetriableError."""
-    for each in chosen_streams(reachable_settings(config), stream):
-        done = wait_for_target(each, timeout_s)
+    settings = read_settings(config)
+    for each in chosen_streams(settings, stream):
+        with _broker_awaited(settings, config):
+            done = wait_for_target(each, timeout_s)
         _console().print(
             f"stream {done.stream}: everything up to position {done.position} is applied "
             f"(watermark {done.watermark}, after {seconds_text(done.seconds)})"
@@ -44,10 +46,25 @@ def wait(config: Path, stream: str | None, timeout_s: float) -> int:
     return EX_OK
 
 
+@contextmanager
+def _broker_awaited(settings: Settings, config: Path) -> Iterator[None]:
+    """Wait in the block, which needs no broker itself, also for an embedded one that does not run yet; say so."""
+    if missing := missing_broker(located(settings), config):
+        sys.stderr.write(f"headrace: waiting for the broker: {missing}\n")
+        sys.stderr.flush()
+    try:
+        yield
+    except NotCaughtUpError as error:
+        missing = missing_broker(located(settings), config)
+        raise NotCaughtUpError(f"{error}; {missing}" if missing else str(error)) from None
+
+
 def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: bool) -> int:
     """`headrace verify`; 1 when anything differs. Raises as `wait`."""
-    streams = chosen_streams(reachable_settings(config), stream)
-    checks = [verify_stream(each, timeout_s) for each in streams]
+    settings = read_settings(config)
+    streams = chosen_streams(settings, stream)
+    with _broker_awaited(settings, config):
+        checks = [verify_stream(each, timeout_s) for each in streams]
     console = _console()
     if as_json_text:
         console.print_json(json.dumps(as_json(checks)))
@@ -61,12 +78,11 @@ def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: 
 
 def watch(config: Path, stream: str | None) -> int:
     """`headrace status --watch`: again and again until interrupted. Raises as `status`."""
-    settings, console = reachable_settings(config), _console()
-    chosen = chosen_streams(settings, stream)
+    console = _console()
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
-                table = status_table([stream_status(settings, each) for each in chosen])
+                table = status_table(_statuses(located(read_settings(config)), stream))
                 if console.is_terminal:
                     live.update(table, refresh=True)
                 else:
@@ -77,14 +93,23 @@ def watch(config: Path, stream: str | None) -> int:
 
 
 def status(config: Path, stream: str | None, *, as_json_text: bool) -> int:
-    """`headrace status`; 1 when a stream is stopped. Raises ConfigError, RetriableError, KafkaException."""
-    settings = reachable_settings(config)
-    statuses = [stream_status(settings, each) for each in chosen_streams(settings, stream)]
+    """`headrace status`; 1 when a stream is stopped or there is no broker.
+
+    Raises ConfigError, RetriableError, KafkaException.
+    """
+    settings = located(read_settings(config))
+    if missing := missing_broker(settings, config):
+        sys.stderr.write(f"headrace: {missing}\n")
+    statuses = _statuses(settings, stream)
     if as_json_text:
         _console().print_json(json.dumps([asdict(each) for each in statuses]))
     else:
         _console().print(status_table(statuses))
-    return EX_FAILURE if any(each.state == "stopped" for each in statuses) else EX_OK
+    return EX_FAILURE if missing or any(each.state == "stopped" for each in statuses) else EX_OK
+
+
+def _statuses(settings: Settings, stream: str | None) -> list[StreamStatus]:
+    return [stream_status(settings, each) for each in chosen_streams(settings, stream)]
 
 
 def explain_window(config: Path, stream: str | None, position: str | None, form: str) -> int:

@@ -30,15 +30,25 @@ def running_broker(settings: Settings) -> str | None:
     return f"{LOOPBACK}:{running.port}" if running is not None and running.server.alive() else None
 
 
+def located(settings: Settings) -> Settings:
+    """`settings` with the address of the embedded broker that runs; as they are when none does, or none is wanted."""
+    servers = running_broker(settings) if settings.kafka.bootstrap_servers == EMBEDDED else None
+    return settings if servers is None else with_servers(settings, servers)
+
+
+def missing_broker(settings: Settings, path: Path) -> str:
+    """What to tell of the embedded broker that `located` has not found; empty otherwise. `path`: of their file."""
+    if settings.kafka.bootstrap_servers != EMBEDDED:
+        return ""
+    return (
+        f"no embedded broker runs in {settings.kafka.data_dir}: start it with `headrace run -c {path}` (or "
+        f"`headrace kafka -c {path}`), or name a broker in kafka.bootstrap_servers"
+    )
+
+
 def reachable_settings(path: Path) -> Settings:
     """Read the file; with an embedded broker, find the one that runs. Raises ConfigError."""
-    settings = read_settings(path)
-    if settings.kafka.bootstrap_servers != EMBEDDED:
-        return settings
-    servers = running_broker(settings)
-    if servers is None:
-        raise ConfigError(
-            f"no embedded broker runs in {settings.kafka.data_dir}: start it with `headrace run -c {path}` (or "
-            f"`headrace kafka -c {path}`), or name a broker in kafka.bootstrap_servers"
-        )
-    return with_servers(settings, servers)
+    settings = located(read_settings(path))
+    if missing := missing_broker(settings, path):
+        raise ConfigError(missing)
+    return settings

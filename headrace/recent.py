@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
@@ -21,6 +22,25 @@ from topologies.topics import KEYED_PARTITIONS, TIMEOUT_S
 RECENT_S = 60.0
 LAG_RECENT_S = 10.0  # the monitor writes a summary a second
 POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What Kafka tells of a stream: progress, the last change batch, the monitor's last summary, role reports."""
+
+    progress: Sequence[Progress] = ()
+    batch: ChangeBatch | None = None
+    lag: Lag | None = None
+    reports: Sequence[RoleReport] = ()
+
+
+def recent(settings: Settings, stream: str) -> Recent:
+    """Read all of it. Raises RetriableError, SchemaError, KafkaException."""
+    number = settings.numbers()[stream]
+    return Recent(
+        recent_progress(settings, number), newest_batch(settings, number), newest_lag(settings, stream),
+        recent_reports(settings, number),
+    )  # fmt: skip
 
 
 def has_topics(settings: Settings) -> bool:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from connectors.ledger import StreamRow
-from headrace.recent import newest_batch, newest_lag, recent_progress, recent_reports
+from headrace.recent import Recent, recent
 from headrace.streams import open_ledger, position_text, source_admin
 from pipeline.fence import LaneRow
 from pipeline.lag import Histogram
 from pipeline.table_copies import TableCopy
-from schemas.change_batch import ChangeBatch
 from schemas.lag import Lag, LagWindow
 from schemas.progress import Progress
 from schemas.role_report import Buffer, Control, RoleReport
-from topologies.settings import Settings
+from topologies.settings import EMBEDDED, Settings
 from topologies.stream_settings import StreamConfig
 
 STAGE = "applied"
@@ -62,8 +61,9 @@ class StreamStatus:
     """One stream. Positions are the connector's numbers; lags in seconds over the last minute, None: no commit.
 
     `state`: not started, snapshot, running, idle (all that Kafka has is applied), paused (a fault of the target
-    that may pass), stopped. `level`, `behind_s` and `windows` are the monitor's; without one the level is
-    "no monitor". `left_out` are tables that wait for `headrace resync --table`.
+    that may pass), stopped, no broker (an embedded one that does not run: the databases alone have been asked).
+    `level`, `behind_s` and `windows` are the monitor's; without one the level is "no monitor". `left_out` are tables
+    that wait for `headrace resync --table`.
     """
 
     stream: str
@@ -95,8 +95,10 @@ class StreamStatus:
 
 
 def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
-    """Collect the status of one stream. Raises ConfigError, RetriableError, SchemaError, KafkaException."""
-    number = settings.numbers()[stream.name]
+    """Collect the status of one stream; without a broker (`located` has found none) what the databases tell.
+
+    Raises ConfigError, RetriableError, SchemaError, KafkaException.
+    """
     with open_ledger(stream) as ledger:
         row = ledger.stream_row()
         lanes = ledger.lane_rows() if row is not None else {}
@@ -104,20 +106,21 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
         dead_letters = ledger.parked_count()
         wanted = ledger.table_copies()
         missing_rows, existing_rows = ledger.anomalies() if row is not None else (0, 0)
-    progress = recent_progress(settings, number)
-    lag, summary = _lag(progress), newest_lag(settings, stream.name)
+    brokered = settings.kafka.bootstrap_servers != EMBEDDED
+    found = recent(settings, stream.name) if brokered else Recent()
+    progress, lag = found.progress, _lag(found.progress)
     admin = source_admin(stream)
     source = admin.current_position()
     left_out = tuple(".".join(name) for name in admin.left_out())
     generation, watermark = (row.generation, row.watermark) if row is not None else (0, 0)
     copies = tuple(_copy(stream, generation, copy) for copy in wanted)
     return StreamStatus(
-        stream.name, _state(row, newest_batch(settings, number), progress),
+        stream.name, _state(row, found) if brokered else _brokerless(row),
         source, position_text(stream, 0, source), generation, watermark,
         position_text(stream, generation, watermark), _age_s(row),
         transactions, rows, sum(p.transactions for p in progress),
-        lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(summary),
-        _lanes(lanes, progress), _roles(recent_reports(settings, number)),
+        lag.percentile_s(0.5), lag.percentile_s(0.95), lag.percentile_s(0.99), *_level(found.lag),
+        _lanes(lanes, progress), _roles(found.reports),
         dead_letters, copies, missing_rows, existing_rows, left_out, _last_error(row, progress),
     )  # fmt: skip
 
@@ -133,14 +136,19 @@ def _level(lag: Lag | None) -> tuple[str, str, float | None, tuple[LagWindow, ..
     return lag.level, lag.level_reason, lag.age_s, tuple(lag.windows)
 
 
-def _roles(reports: list[RoleReport]) -> tuple[RoleStatus, ...]:
+def _roles(reports: Sequence[RoleReport]) -> tuple[RoleStatus, ...]:
     now_us = time.time_ns() // 1000
     return tuple(
         RoleStatus(r.role, max(0, now_us - r.time_us) / 1e6, tuple(r.controls), tuple(r.buffers)) for r in reports
     )
 
 
-def _state(row: StreamRow | None, newest: ChangeBatch | None, progress: list[Progress]) -> str:
+def _brokerless(row: StreamRow | None) -> str:
+    return "stopped" if row is not None and row.stopped else "no broker"
+
+
+def _state(row: StreamRow | None, found: Recent) -> str:
+    newest, progress = found.batch, found.progress
     if row is not None and row.stopped:
         return "stopped"
     if newest is None:
@@ -166,13 +174,13 @@ def _age_s(row: StreamRow | None) -> float | None:
     return time.time() - row.watermark_time_us / 1e6 if row is not None and row.watermark_time_us else None
 
 
-def _lanes(rows: dict[int, LaneRow], progress: list[Progress]) -> tuple[LaneStatus, ...]:
+def _lanes(rows: dict[int, LaneRow], progress: Sequence[Progress]) -> tuple[LaneStatus, ...]:
     queued = {record.lane: record.queued for record in progress}
     used = {lane: row for lane, row in rows.items() if row.seq or lane in queued}
     return tuple(LaneStatus(lane, row.epoch, row.seq, queued.get(lane, 0)) for lane, row in sorted(used.items()))
 
 
-def _last_error(row: StreamRow | None, progress: list[Progress]) -> str:
+def _last_error(row: StreamRow | None, progress: Sequence[Progress]) -> str:
     if row is not None and row.stopped:
         return row.stopped
     if alerts := _alerts(progress):

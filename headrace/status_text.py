@@ -23,6 +23,7 @@ STYLES = {
     "snapshot": "yellow",
     "paused": "red",
     "not started": "yellow",
+    "no broker": "red",
 }
 
 

@@ -121,7 +121,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_an_embedded_broker_that_does_not_run_is_asked_for(tmp_path: Path) -> None:
     setup = broken(tmp_path)
     setup.servers = "embedded"
-    outcome = setup.run("status")
+    outcome = setup.run("explain")
     assert outcome.code == EX_FAILURE
     assert "no embedded broker runs in" in outcome.err
     assert "headrace run" in outcome.err
