@@ -19,6 +19,9 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
+# Where it is set, each of the some hundred processes of the tests compiles all it imports: 2.5 s instead of 0.7 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-containers check bench lock simulate faults
 
 help: ## List the targets
