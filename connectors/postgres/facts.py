@@ -36,9 +36,10 @@ class ColumnFacts:
 
 
 Described = tuple[str, int, int]  # name, type oid and type modifier, as pgoutput sends them
+Identified = tuple[int, str | None, bool]  # number, missing, unlogged
 
 
-def identify(described: Sequence[Described], facts: Sequence[ColumnFacts]) -> list[tuple[int, str | None, bool]]:
+def identify(described: Sequence[Described], facts: Sequence[ColumnFacts]) -> list[Identified]:
     """Return (number, missing, unlogged) of each column that the stream describes, as far as the catalogue tells.
 
     The catalogue is of a later moment. Columns keep their order and their numbers, so one that has no counterpart
@@ -55,9 +56,7 @@ def identify(described: Sequence[Described], facts: Sequence[ColumnFacts]) -> li
     return [_identified(n, described[n], found, facts) for n in range(len(described))]
 
 
-def _identified(
-    n: int, column: Described, found: Sequence[int | None], facts: Sequence[ColumnFacts]
-) -> tuple[int, str | None, bool]:
+def _identified(n: int, column: Described, found: Sequence[int | None], facts: Sequence[ColumnFacts]) -> Identified:
     place = found[n]
     if place is not None:
         return facts[place].number, facts[place].missing, facts[place].unlogged

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from connectors.postgres.facts import Described, Facts, identify
+from connectors.postgres.facts import Described, Facts, Identified, identify
 from connectors.postgres.tuple_data import HEADER
 from pipeline.catalogue import TableName
 from pipeline.mapping import HASH_TYPE, ColumnUse, TableMapping, check_key
@@ -67,18 +67,21 @@ class RelationReader:
         """Take a Relation message. Raises ConfigError (a key column that may not change), TextNeededError."""
         message = _taken_apart(data)
         names = [name for name, _, _ in message.columns]
+        # First, since this waits for an ALTER TABLE to end, which may be of the key or of a new type.
+        catalogue = self._facts.columns(message.oid)
         primary = self._facts.primary_key(*message.table) if message.identity == "f" else None
         keys = [name in primary for name in names] if primary else message.keys
         uses = self._mapping.uses(message.table, names)
         if primary is not None or message.identity != "f":  # else rows are found by whatever columns travel
             check_key(message.table, zip(names, keys, strict=True), self._mapping)
-        columns = tuple(self._columns(message, keys, uses))
+        columns = tuple(self._columns(message, keys, uses, identify(message.columns, catalogue)))
         relation = Relation(message.oid, *self._mapping.target_name(message.table), message.identity, columns)
         return AnnouncedTable(message.table, relation, None if set(uses) <= {ColumnUse.KEEP} else uses)
 
-    def _columns(self, message: _RelationMessage, keys: Sequence[bool], uses: Sequence[ColumnUse]) -> Iterator[Column]:
+    def _columns(
+        self, message: _RelationMessage, keys: Sequence[bool], uses: Sequence[ColumnUse], known: Sequence[Identified]
+    ) -> Iterator[Column]:
         """The columns that travel, with what the catalogue adds."""
-        known = identify(message.columns, self._facts.columns(message.oid))
         for (name, type_oid, modifier), key, use, more in zip(message.columns, keys, uses, known, strict=True):
             if use is ColumnUse.LEAVE_OUT:
                 continue

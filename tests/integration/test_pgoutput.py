@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ from connectors.postgres import replication
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import COMPILED, pump_python
+from connectors.postgres.relation_message import RelationReader
 from connectors.postgres.replication import ReplicationConnection
+from connectors.postgres.tuple_data import HEADER
 from pipeline.builder import BatchBuilder
+from pipeline.mapping import TableMapping
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch, Section
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.rows import Field, key_fields, row_fields
@@ -379,14 +383,38 @@ def altering(source_db: str) -> Iterator[tuple[psycopg.Connection, int]]:
 
 
 def test_the_catalogue_is_read_when_an_alter_table_has_ended(
-    source_db: str, altering: tuple[psycopg.Connection, int]
+    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its commit may be in the stream before other sessions see it."""
+    monkeypatch.setattr(facts_module, "SETTLE_S", 30)
     conn, oid = altering
     facts = SourceFacts("settled", source_db)
     commit = threading.Timer(0.3, conn.commit)
     commit.start()
     assert [column.name for column in facts.columns(oid)] == ["id", "more"]
+    commit.join()
+    facts.close()
+
+
+def test_keys_and_types_are_asked_for_when_the_alter_table_has_ended(
+    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be of the same transaction as the table's new columns."""
+    monkeypatch.setattr(facts_module, "SETTLE_S", 30)
+    conn, oid = altering
+    conn.execute("CREATE DOMAIN grade AS int")
+    found = conn.execute("SELECT oid::bigint FROM pg_type WHERE typname = 'grade'").fetchone()
+    assert found is not None
+    facts = SourceFacts("settled", source_db)
+    columns = [b"\0" + name + b"\0" + struct.pack("!Ii", oid, -1) for name, oid in ((b"id", 23), (b"more", found[0]))]
+    head = bytes(HEADER) + b"R" + struct.pack("!I", oid) + b"public\0settled\0f" + struct.pack("!h", len(columns))
+    conn.execute("ALTER TABLE settled DROP more, ADD more grade, DROP CONSTRAINT settled_pkey, ADD PRIMARY KEY (more)")
+    commit = threading.Timer(0.3, conn.commit)
+    commit.start()
+    relation = RelationReader(facts, TableMapping(), binary=True).read(head + b"".join(columns)).relation
+    assert [(column.name, column.type, column.key) for column in relation.columns] == [
+        ("id", "int4", False), ("more", "public.grade", True),
+    ]  # fmt: skip
     commit.join()
     facts.close()
 
