@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from headrace import cli
 from headrace.embedded import EmbeddedKafka
@@ -82,6 +85,9 @@ class Role:
 
     def __init__(self, arguments: list[str]) -> None:
         self._file = io.BytesIO()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # What a shell starts in the background ignores it, and so would all that it starts.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         read, write = os.pipe()
         self._process = subprocess.Popen([sys.executable, "-m", "headrace.cli", *arguments], stdout=write, stderr=write)
         os.close(write)
@@ -94,7 +100,7 @@ class Role:
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._read, 65536):
                 self._file.write(chunk)
-        return self._file.getvalue().decode()
+        return self._file.getvalue().decode(errors="replace")
 
     def await_text(self, wanted: str, timeout_s: float = DEADLINE_S) -> None:
         """Wait until it has said `wanted`."""
@@ -106,7 +112,12 @@ class Role:
 
     def end(self, timeout_s: float = DEADLINE_S) -> int:
         """Wait for its end; returns the exit code."""
-        return self._process.wait(timeout_s)
+        end_s = time.monotonic() + timeout_s
+        while (code := self._process.poll()) is None:
+            assert time.monotonic() < end_s, self.text()
+            self.text()  # a full pipe would keep it from ending
+            time.sleep(0.02)
+        return code
 
     def stop(self) -> int:
         """Send SIGTERM; returns the exit code."""
@@ -166,6 +177,16 @@ def start() -> Iterator[Starter]:
     yield keep
     for role in roles:
         role.close()
+
+
+def create_topic(servers: str, name: str, partitions: int) -> None:
+    """Create a topic; the broker tells of it when this returns."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.create_topics([NewTopic(name, partitions)])[name].result()
+    end_s = time.monotonic() + DEADLINE_S
+    while name not in (there := admin.list_topics(timeout=DEADLINE_S).topics) or not there[name].partitions:
+        assert time.monotonic() < end_s, there
+        time.sleep(0.05)
 
 
 def execute(dsn: str, *statements: str) -> None:

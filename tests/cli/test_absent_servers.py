@@ -7,7 +7,7 @@ import pytest
 from headrace.console import EX_FAILURE, EX_OK, EX_TEMPFAIL
 from tests.cli.conftest import Setup, Starter
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 CLOSED = "127.0.0.1:1"
 AWAY_S = 50.0  # Kafka's client takes 15 s to give up
 AWAY = "postgresql://postgres:hunter2@127.0.0.1:1/shop"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +10,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace.console import EX_CONFIG, EX_FAILURE, EX_OK
 from headrace.embedded import EmbeddedPostgres
-from tests.cli.conftest import Setup, Starter, execute
+from tests.cli.conftest import Setup, Starter, create_topic, execute
 from tests.conftest import fresh_database
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 def test_wrong_password(setup: Setup, start: Starter, source_pg: EmbeddedPostgres) -> None:
@@ -138,8 +137,7 @@ def test_slot_of_somebody_else(setup: Setup, start: Starter, source_pg: Embedded
 
 def test_topic_with_wrong_partitions(setup: Setup, start: Starter) -> None:
     name = f"{setup.prefix}.lag"
-    admin = AdminClient({"bootstrap.servers": setup.servers})
-    admin.create_topics([NewTopic(name, 3)])[name].result()
+    create_topic(setup.servers, name, 3)
     apply = start(setup.start("apply"))
     outcome = setup.run("check")
     assert outcome.code == EX_FAILURE
@@ -159,7 +157,7 @@ def await_active_slot(dsn: str, slot: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
         while conn.execute(query, [slot]).fetchone() != (True,):
-            pass
+            time.sleep(0.05)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from headrace.console import EX_FAILURE, EX_OK
 from tests.cli.conftest import Setup, Starter, execute
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
 
 def test_a_stream_that_stops_leaves_the_other_running(setup: Setup, start: Starter) -> None:
@@ -23,11 +23,11 @@ def test_a_stream_that_stops_leaves_the_other_running(setup: Setup, start: Start
         f'[streams.target]\ndsn = "{setup.target}"\n'
     )
     run = start(setup.start("run"))
-    assert setup.run("wait", "--timeout", "40").code == EX_OK
+    assert setup.run("wait", "--timeout", "50").code == EX_OK
     execute(setup.source, "INSERT INTO others VALUES (13)")
     run.await_text(f"stream {other} stops here, the others go on")
     execute(setup.source, "INSERT INTO items VALUES (4, 'four')")
-    assert setup.run("wait", "--timeout", "30", "--stream", setup.stream).code == EX_OK
+    assert setup.run("wait", "--timeout", "40", "--stream", setup.stream).code == EX_OK
     status = setup.run("status", "--json")
     assert status.code == EX_FAILURE
     assert {found["stream"]: found["state"] for found in json.loads(status.out)}[other] == "stopped"

@@ -14,7 +14,7 @@ import pytest
 from headrace.embedded import Command, EmbeddedError, GuardedProcess, ProcessId
 from headrace.embedded.process_id import processes_in, wait_gone
 
-GONE_TIMEOUT_S = 10.0
+GONE_TIMEOUT_S = 30.0
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 STUBBORN = [
     sys.executable,
@@ -23,7 +23,7 @@ STUBBORN = [
 ]
 
 
-def command(tmp_path: Path, argv: list[str], stop_s: float = 5.0) -> Command:
+def command(tmp_path: Path, argv: list[str], stop_s: float = 30.0) -> Command:
     return Command(
         name="a test program",
         argv=argv,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,10 @@ from headrace.embedded import (
 from headrace.embedded.ports import PORT_MAX, PORT_MIN
 from headrace.embedded.process_id import processes_in, wait_gone
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
 GONE_TIMEOUT_S = 30.0
-CLIENT_TIMEOUT_S = 20.0
+CLIENT_TIMEOUT_S = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +93,17 @@ def create_topic(broker: EmbeddedKafka, topic: str) -> None:
 
 @pytest.mark.faults
 def test_kafka_keeps_its_records_and_its_port_when_it_is_killed(own_kafka: EmbeddedKafka) -> None:
-    create_topic(own_kafka, "kept")
-    produce(own_kafka, "kept", b"before the crash")
+    topic = f"kept-{uuid.uuid4().hex[:8]}"
+    create_topic(own_kafka, topic)
+    produce(own_kafka, topic, b"before the crash")
     port, pid = own_kafka.port, own_kafka.pid
     own_kafka.kill()
     assert not own_kafka.alive
     own_kafka.start()
     assert own_kafka.port == port
     assert own_kafka.pid != pid
-    produce(own_kafka, "kept", b"after it")
-    assert consume(own_kafka, "kept", 2) == [b"before the crash", b"after it"]
+    produce(own_kafka, topic, b"after it")
+    assert consume(own_kafka, topic, 2) == [b"before the crash", b"after it"]
 
 
 def test_a_new_kafka_serves_groups_at_once(server_dir: Path) -> None:
@@ -123,7 +125,7 @@ def test_kafka_stops_cleanly(own_kafka: EmbeddedKafka) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("end", ["restart", "immediate", "kill", "outside"])
 def test_postgres_keeps_its_rows_and_its_port(own_pg: EmbeddedPostgres, end: str) -> None:
-    table = f"kept_{end}"
+    table = f"kept_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(own_pg.dsn()) as connection:
         connection.execute(f"CREATE TABLE {table} AS SELECT 42 AS answer")
     port = own_pg.port
@@ -237,13 +239,14 @@ def test_of_two_processes_at_once_one_starts_the_server_and_both_use_it(server_d
 # ---- errors --------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use(own_pg: EmbeddedPostgres, kafka_dir: Path) -> None:
+def test_a_port_in_use(own_pg: EmbeddedPostgres) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         for server in (
-            EmbeddedKafka(kafka_dir, port=port),
+            # In directories of their own, which remember the port.
+            EmbeddedKafka(own_pg.home.parent / "x", port=port),
             EmbeddedPostgres(own_pg.home.parent / "x", port=port),
         ):
             with pytest.raises(EmbeddedError, match=f"port {port} is in use") as caught:

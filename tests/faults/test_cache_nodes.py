@@ -14,7 +14,7 @@ from pipeline.directory.block import BlockId
 from pipeline.errors import HeadraceError
 from tests.support.fixtures import MakeRig
 from tests.support.nodes import Nodes
-from tests.support.rig import ROLES, Rig
+from tests.support.rig import ROLES, WAIT_S, Rig
 from topologies.decision_log import read_to_end
 from topologies.topics import KEYED_PARTITIONS
 
@@ -91,7 +91,7 @@ def taken(status: dict[str, Any]) -> int:
 
 def test_nodes_die_and_join_and_nothing_is_stale(make_rig: MakeRig) -> None:
     rig = make_rig(stream={"cache": ["public.item"]})
-    nodes = Nodes(rig, ["a", "b", "c"], buckets=64)
+    nodes = Nodes(rig, ["a", "b", "c"], buckets=64, wait_s=WAIT_S)
     rig.both(TABLE)
     rig.source(f"INSERT INTO item SELECT n, 0, repeat(md5(n::text), 10) FROM generate_series(1, {ROWS}) n")
     rig.start(*ROLES, "fusion", "cache-a", "cache-b")
@@ -129,7 +129,7 @@ def test_a_master_is_killed_and_each_of_its_blocks_has_one_master_an_epoch(
 ) -> None:
     monkeypatch.setenv("HEADRACE_DIRECTORY__ENABLED", "true")
     rig = make_rig(stream={"cache": ["public.item"]})
-    nodes = Nodes(rig, ["a", "b", "c"], buckets=64)
+    nodes = Nodes(rig, ["a", "b", "c"], buckets=64, wait_s=WAIT_S)
     rig.both(TABLE)
     rig.source(f"INSERT INTO item SELECT n, 0, repeat(md5(n::text), 10) FROM generate_series(1, {ROWS}) n")
     rig.start(*ROLES, "affinity", "cache-a", "cache-b", "cache-c")
@@ -160,7 +160,7 @@ def members(rig: Rig) -> frozenset[str]:
 
 def test_nodes_that_do_not_reach_each_other_exchange_blocks_through_kafka(make_rig: MakeRig) -> None:
     rig = make_rig(stream={"cache": ["public.item"]})
-    nodes = Nodes(rig, ["a", "b"], apart=True, buckets=16)
+    nodes = Nodes(rig, ["a", "b"], apart=True, buckets=16, wait_s=WAIT_S)
     rig.both(TABLE)
     rig.start(*ROLES, "cache-a", "cache-b")
     nodes.wait_until_there("a", "b")

@@ -79,14 +79,17 @@ def test_lost_changes_are_noticed_and_a_resync_heals(
     running = CliRunner().invoke(app, [*arguments, "--yes"])
     assert "stop `headrace run` and all roles first" in str(running.exception)
     rig.stop(*(name for name in ROLES if name != role))
+    rig.until(lambda: not any(group_members(rig.settings, name) for name in ("plan", "apply")), "they have left",
+              failing=False)  # fmt: skip
     planned = CliRunner().invoke(app, arguments)
     assert (planned.exit_code, "EMPTY these tables" in planned.output) == (1, True)
     assert CliRunner().invoke(app, [*arguments, "--yes"]).exit_code == 0
     rig.start()
     commit_each(rig, "INSERT INTO log VALUES (1000)", "DELETE FROM t WHERE id = 3")
     rig.wait_until_equal()
+    anew = rig.log("capture").count("capture starts anew")
     rig.stop("capture")
     rig.start("capture")
     commit_each(rig, "INSERT INTO log VALUES (1001)")
     rig.wait_until_equal()
-    assert rig.log("capture").count("capture starts anew") == 2
+    assert rig.log("capture").count("capture starts anew") == anew >= 2

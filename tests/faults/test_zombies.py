@@ -18,6 +18,11 @@ def _epoch(rig: Rig) -> int:
     return row.epoch if row is not None else 0
 
 
+def _began(rig: Rig, name: str) -> str:
+    """The last line that says that a planner has begun; a time comes first."""
+    return max((line for line in rig.log(name).splitlines() if "planning from position" in line), default="")
+
+
 def test_a_frozen_planner_is_superseded(make_rig: MakeRig) -> None:
     rig = make_rig()
     create_bank(rig)
@@ -27,7 +32,7 @@ def test_a_frozen_planner_is_superseded(make_rig: MakeRig) -> None:
     with BankLoad(rig) as load:
         load.wait_for_transfers(BETWEEN)
         before = _epoch(rig)
-        planning = max(("plan", "plan-2"), key=lambda name: rig.log(name).rfind("planning from position"))
+        planning = max(("plan", "plan-2"), key=lambda name: _began(rig, name))
         rig.pause(planning)  # its session ends after 6 s, and the other one takes over
         rig.until(lambda: _epoch(rig) > before, "the other planner takes over")
         load.wait_for_transfers(BETWEEN)

@@ -150,9 +150,10 @@ class Rig:
         with self._lock:
             role.failpoints = f"{failpoint}={action}@{hit}"
             process, lives = role.process, len(role.codes)
-        if process is not None:
+        if process is not None:  # else it has just ended by itself: the next life has the failpoint all the same
             process.terminate()
-        self.until(lambda: role.codes[lives:][1:2] == [code], f"{name} ends at {failpoint}")
+            lives += 1
+        self.until(lambda: role.codes[lives:][:1] == [code], f"{name} ends at {failpoint}")
         self.faults[f"{action} at {failpoint}"] += 1
 
     def stop(self, *names: str) -> list[int]:

@@ -51,10 +51,11 @@ class Script:
     def run(self, *arguments: str, **variables: str) -> Run:
         self._calls.write_text("")
         path = f"{self._directory}/bin:{os.environ['PATH']}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         done = subprocess.run(
             [self._directory / ".ci" / "run", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            env={**os.environ, **WELL, **variables, "PATH": path, "CALLS": str(self._calls)},
+            env={**inherited, **WELL, **variables, "PATH": path, "CALLS": str(self._calls)},
         )  # fmt: skip
         return Run(done.returncode, done.stdout, self._calls.read_text().splitlines())
 

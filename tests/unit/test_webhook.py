@@ -19,7 +19,7 @@ def alert(text: str) -> dict[str, object]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 40
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.01)
