@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-import threading
 import time
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from connectors.postgres import facts as facts_module
 from connectors.postgres import replication
 from connectors.postgres.facts import SourceFacts
 from connectors.postgres.pgoutput import PgOutputDecoder
 from connectors.postgres.pump import COMPILED, pump_python
-from connectors.postgres.relation_message import RelationReader
 from connectors.postgres.replication import ReplicationConnection
-from connectors.postgres.tuple_data import HEADER
 from pipeline.builder import BatchBuilder
-from pipeline.mapping import TableMapping
 from schemas.change_batch import DELETE, INSERT, TRUNCATE, UPDATE, ChangeBatch, Section
 from schemas.change_batch_codec import decode_batch, encode_batch
 from schemas.rows import Field, key_fields, row_fields
@@ -368,61 +362,3 @@ def test_commit_times_are_compared_with_the_clock_of_the_server(
         patched.setattr(time, "time", lambda: true_s() + 3600)
         assert 3500 < decoding.clock_late_s() < 3700
     assert -100 < decoding.clock_late_s() < 100
-
-
-@pytest.fixture
-def altering(source_db: str) -> Iterator[tuple[psycopg.Connection, int]]:
-    """A session that has altered a table and not ended, and the table's number."""
-    with psycopg.connect(source_db) as conn:
-        conn.execute("CREATE TABLE settled (id int PRIMARY KEY)")
-        oid = conn.execute("SELECT 'settled'::regclass::oid::bigint").fetchone()
-        conn.commit()
-        conn.execute("ALTER TABLE settled ADD more int")
-        assert oid is not None
-        yield conn, oid[0]
-
-
-def test_the_catalogue_is_read_when_an_alter_table_has_ended(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its commit may be in the stream before other sessions see it."""
-    monkeypatch.setattr(facts_module, "SETTLE_S", 30)
-    conn, oid = altering
-    facts = SourceFacts("settled", source_db)
-    commit = threading.Timer(0.3, conn.commit)
-    commit.start()
-    assert [column.name for column in facts.columns(oid)] == ["id", "more"]
-    commit.join()
-    facts.close()
-
-
-def test_keys_and_types_are_asked_for_when_the_alter_table_has_ended(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They may be of the same transaction as the table's new columns."""
-    monkeypatch.setattr(facts_module, "SETTLE_S", 30)
-    conn, oid = altering
-    conn.execute("CREATE DOMAIN grade AS int")
-    found = conn.execute("SELECT oid::bigint FROM pg_type WHERE typname = 'grade'").fetchone()
-    assert found is not None
-    facts = SourceFacts("settled", source_db)
-    columns = [b"\0" + name + b"\0" + struct.pack("!Ii", oid, -1) for name, oid in ((b"id", 23), (b"more", found[0]))]
-    head = bytes(HEADER) + b"R" + struct.pack("!I", oid) + b"public\0settled\0f" + struct.pack("!h", len(columns))
-    conn.execute("ALTER TABLE settled DROP more, ADD more grade, DROP CONSTRAINT settled_pkey, ADD PRIMARY KEY (more)")
-    commit = threading.Timer(0.3, conn.commit)
-    commit.start()
-    relation = RelationReader(facts, TableMapping(), binary=True).read(head + b"".join(columns)).relation
-    assert [(column.name, column.type, column.key) for column in relation.columns] == [
-        ("id", "int4", False), ("more", "public.grade", True),
-    ]  # fmt: skip
-    commit.join()
-    facts.close()
-
-
-def test_an_alter_table_that_takes_long_is_not_waited_for(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(facts_module, "SETTLE_S", 0.1)
-    facts = SourceFacts("settled", source_db)
-    assert [column.name for column in facts.columns(altering[1])] == ["id"]
-    facts.close()
