@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace.configuration import read_settings
 from headrace.console import EX_FAILURE, EX_OK, setup_logging
 from headrace.embedded import EmbeddedKafka
-from headrace.roles import StopFlag
+from headrace.stopping import StopFlag
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5

@@ -1,7 +1,7 @@
 """`headrace run`: every role as a child process, in the foreground, with an embedded broker if wanted.
 
 **Guarantee:** children are restarted with backoff, stopped with the supervisor, and never outlive it, even
-one killed with -9 (the kernel signals them: see `headrace.roles.follow_supervisor`).
+one killed with -9 (the kernel signals them: see `headrace.stopping.follow_supervisor`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.child import ends_itself
 from headrace.configuration import read_settings
 from headrace.console import ENV_SUPERVISOR, EX_CONFIG, EX_FAILURE, EX_OK, EX_TEMPFAIL, setup_logging
 from headrace.embedded import EmbeddedKafka, embedded_kafka
-from headrace.roles import StopFlag, follow_supervisor
+from headrace.stopping import StopFlag, follow_supervisor
 from topologies.heartbeat import ENV_HEARTBEAT
 from topologies.kafka import ENV_INSTANCE
 from topologies.settings import EMBEDDED, Settings
@@ -31,7 +31,7 @@ POLL_S = 0.1
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_S = 60.0  # a role that has lived for so long is restarted with the shortest pause again
 CRASHES_MAX = 10  # ends in a row, other than for want of a server (exit code 75), before all is stopped
-STOP_S = 25.0  # after SIGTERM; then SIGKILL. Below the role's own last resort (roles.STOP_S)
+STOP_S = 25.0  # after SIGTERM; then SIGKILL. Below the role's own last resort (stopping.STOP_S)
 BROKER_POLL_S = 1.0
 ENV_SERVERS = "HEADRACE_KAFKA__BOOTSTRAP_SERVERS"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.roles import StopFlag
+from headrace.stopping import StopFlag
 from topologies.heartbeat import ENV_HEARTBEAT, Heartbeat
 
 
