@@ -18,11 +18,13 @@ from pipeline.fusion.compression import Compressor, decompress
 from schemas.block_image import Entry, Layout, decode_image, encode_image, encode_rows
 
 BLOCK_SIZES = (1024, 4096, 8192, 16_384, 32_768, 65_536, 262_144)
-METHOD_BYTES = 8192
+BLOCK_BYTES = 8192
+SENT_ROW_BYTES = 11_300  # of rows in a block that nodes of the benchmark send: 8 KiB in columns
 MEASURED_BYTES = 2 * 1024 * 1024  # of each table
 ROUNDS = 11
 Compress = Callable[[bytes], bytes]
 _COPY_HEADER_BYTES = 19
+_LENGTH = struct.Struct("!i")
 _TABLES = {
     "accounts": "SELECT n, 1 + n % 100, (random() * 10000)::int, '' ::char(84) FROM generate_series(1, 40000) n",
     "orders": (
@@ -69,6 +71,22 @@ def blocks_of(image: bytes, block_bytes: int) -> Iterator[list[Entry]]:
             block, size = [], 0
 
 
+def write_blocks(image: bytes, path: Path) -> None:
+    """Blocks as they are sent, each after its length; `read_blocks` takes them apart."""
+    images = [encode_image(block)[1] for block in blocks_of(image, SENT_ROW_BYTES)]
+    path.write_bytes(b"".join(_LENGTH.pack(len(each)) + each for each in images))
+
+
+def read_blocks(path: Path) -> list[bytes]:
+    """The images that `write_blocks` wrote."""
+    data, at, found = path.read_bytes(), 0, list[bytes]()
+    while at < len(data):
+        begin = at + _LENGTH.size
+        at = begin + int(_LENGTH.unpack_from(data, at)[0])
+        found.append(data[begin:at])
+    return found
+
+
 def _entries(image: bytes) -> Iterator[Entry]:
     """Keys and tuples, as far as they are whole."""
     columns, at = int.from_bytes(image[:2], "big"), 0
@@ -98,7 +116,7 @@ def compression_by_size(image: bytes) -> dict[str, float]:
 
 def compression_by_method(image: bytes) -> dict[str, float]:
     """Ratio of blocks of 8 KiB in rows and in columns, also by what is slower than LZ4 level 1, and what it costs."""
-    blocks = list(blocks_of(image, METHOD_BYTES))
+    blocks = list(blocks_of(image, BLOCK_BYTES))
     rows, columns = [encode_rows(block) for block in blocks], [encode_image(block)[1] for block in blocks]
     tuples = sum(len(row or b"") for block in blocks for _, row in block)
     level_1 = partial(lz4.block.compress, mode="fast", acceleration=1, store_size=False)

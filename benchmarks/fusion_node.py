@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.fusion_images import read_blocks
 from pipeline.fusion.batcher import CacheFusionBatcher, Frame
 from pipeline.fusion.frame import Header
 from pipeline.fusion.messages import BackPressureError, Buffer, Kind, Message, Priority
@@ -28,7 +29,6 @@ from topologies.peer_express import Express
 from topologies.peer_link import PeerLink, now_us
 from topologies.peer_wire import Receiver
 
-BLOCK_BYTES = 8192
 CONTROL_BYTES = 100
 STAMP = struct.Struct("<QQ")  # sent at, ns; number
 QUEUED_MAX = 600  # messages that a producer keeps waiting in a link: always a backlog, never a long one
@@ -53,7 +53,7 @@ class Task:
     seconds: float
     controller: str
     compress: bool
-    blocks: str  # a file of row images, cut into blocks
+    blocks: str  # a file of blocks' images
     mix: dict[str, float]
     priorities: dict[str, float]
     critical_every_s: float
@@ -137,8 +137,7 @@ class Node:
             for peer, port in task.peers.items()
         }  # fmt: skip
         self.numbers: dict[tuple[str, Priority], int] = {}
-        image = Path(task.blocks).read_bytes()
-        self.blocks = [image[at : at + BLOCK_BYTES] for at in range(0, len(image) - BLOCK_BYTES, BLOCK_BYTES)]
+        self.blocks = read_blocks(Path(task.blocks))
 
     # ---- receiving -------------------------------------------------------------------------------
 
@@ -161,13 +160,12 @@ class Node:
     # ---- sending ---------------------------------------------------------------------------------
 
     def message(self, peer: str, kind: str, priority: Priority) -> Message:
-        """A block of real row images or a control message, stamped and numbered."""
+        """A block of real rows or a control message, stamped and numbered."""
         key = (peer, priority)
         number = self.numbers[key] = self.numbers.get(key, 0) + 1
         stamp = STAMP.pack(time.monotonic_ns(), number)
         if kind == "block":
-            body = stamp + self.dice.choice(self.blocks)[len(stamp) :]
-            return Message(Kind.BLOCK, priority, body)
+            return Message(Kind.BLOCK, priority, stamp + self.dice.choice(self.blocks))
         return Message(Kind.REQUEST, priority, stamp + bytes(CONTROL_BYTES - len(stamp)))
 
     async def produce(self, peer: str, link: PeerLink, end_s: float) -> None:
