@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
+
+import pytest
 
 from connectors.ledger import Ledger
 from pipeline.catalogue import Catalogue
@@ -14,8 +17,10 @@ from schemas.change_batch_codec import encode_batch
 from schemas.progress import Failure
 from tests.properties.model import catalogue
 from tests.unit.test_planner import ACCOUNT, batch
+from topologies import stream_planner
 from topologies.settings_file import load_settings
 from topologies.stream_planner import StreamPlanner
+from topologies.unit_sender import UnitSender
 
 CONFIG = """
 [[streams]]
@@ -35,6 +40,9 @@ class PlayedLedger:
         self.meanwhile: list[asyncio.Future[None]] = []
         self.planner: StreamPlanner | None = None
 
+    def ensure(self) -> None:
+        pass
+
     def takeover(self) -> Restart:
         self.epoch += 1
         return Restart(self.epoch, 1, self.watermark, {})
@@ -52,14 +60,14 @@ class PlayedLedger:
         return True
 
 
-class Played(StreamPlanner):
+class NoSender(UnitSender):
     """Sends nothing."""
 
-    async def _send(self, units: list[ApplyUnit]) -> None:
-        self.sent = units
+    async def send(self, units: Sequence[ApplyUnit]) -> None:
+        pass
 
 
-async def play(directory: Path) -> int:
+async def play(directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     path = directory / "headrace.toml"
     path.write_text(CONFIG)
     settings = load_settings(path)
@@ -68,8 +76,9 @@ async def play(directory: Path) -> int:
         raise AssertionError("the planner stops")
 
     ledger = PlayedLedger()
-    played = Played(settings, settings.streams[0], 0, stop)
-    played._ledger = cast(Ledger, ledger)
+    monkeypatch.setattr(stream_planner, "connect_ledger", lambda _: cast(Ledger, ledger))
+    monkeypatch.setattr(stream_planner, "UnitSender", NoSender)
+    played = StreamPlanner(settings, settings.streams[0], 0, stop)
     planner = await played._take_over()
     for position in range(3):
         what = batch(position, 7)
@@ -82,5 +91,7 @@ async def play(directory: Path) -> int:
     return played._planner.chain.position
 
 
-def test_windows_that_are_applied_while_the_watermark_moves_leave_no_gap(tmp_path: Path) -> None:
-    assert asyncio.run(play(tmp_path)) == 3
+def test_windows_that_are_applied_while_the_watermark_moves_leave_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asyncio.run(play(tmp_path, monkeypatch)) == 3
