@@ -88,7 +88,7 @@ def test_records_of_another_schema_are_refused(name: str) -> None:
 def test_hostile_numbers_anywhere_cost_neither_memory_nor_time(name: str) -> None:
     data = encode(name)
     decode(name, data)
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     tracemalloc.start()
     try:
         for at in range(HEADER_BYTES, len(data)):
@@ -98,7 +98,7 @@ def test_hostile_numbers_anywhere_cost_neither_memory_nor_time(name: str) -> Non
     finally:
         tracemalloc.stop()
     assert peak < ALLOCATED_BYTES_MAX
-    assert time.perf_counter() - started_s < 20
+    assert time.process_time() - started_s < 20
 
 
 def test_records_over_the_limit_are_refused_both_ways() -> None:
