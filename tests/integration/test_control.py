@@ -47,6 +47,9 @@ def test_urgent_tables_overtake_a_bulk_load(make_rig: MakeRig, monkeypatch: pyte
             for n in range(URGENT):
                 conn.execute("INSERT INTO urgent VALUES (%s, 0)", [n])
         rig.until(lambda: _in_flight(rig) >= BULK + URGENT, "all is planned")
+        there = f"SELECT FROM pg_stat_activity WHERE application_name = 'headrace {rig.stream} lane 2'"
+        waiting = f"{there} AND wait_event_type = 'Lock'"
+        rig.until(lambda: rig.target_rows(waiting), "the lane of urgent tables has what it needs")
     rig.wait_until_equal("bulk")
     behind = sorted(int(str(row[0])) for row in rig.target_rows("SELECT behind FROM urgent"))
     assert len(behind) == URGENT
@@ -67,6 +70,7 @@ def test_a_target_that_stands_still_fills_no_buffer_beyond_its_limit(make_rig: M
     rig.both("CREATE TABLE bulk (id int PRIMARY KEY, body text)")
     rig.start()
     rig.wait_until_applied()
+    rig.until(lambda: _ahead(rig) > 0, "capture has asked how far the target is: before that it has no limit")
     with psycopg.connect(rig.target_dsn) as lock:
         lock.execute("LOCK TABLE bulk IN EXCLUSIVE MODE")
         with psycopg.connect(rig.source_dsn, autocommit=True) as conn:

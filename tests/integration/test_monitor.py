@@ -20,6 +20,7 @@ from tests.support.rig import Rig
 from tests.support.scraping import scrape
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+WARNING_S = 5  # more than the roles of a busy machine are silent
 
 
 def lag_of(rig: Rig) -> Lag:
@@ -40,7 +41,7 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(
 ) -> None:
     with receiver(500) as server:
         monkeypatch.setenv("HEADRACE_MONITOR__WEBHOOK_URL", f"http://127.0.0.1:{server.port}/s3cret")
-        for name, value in {"warning_s": 2, "alarm_s": 300, "critical_s": 600, "hold_s": 0}.items():
+        for name, value in {"warning_s": WARNING_S, "alarm_s": 300, "critical_s": 600, "hold_s": 0}.items():
             monkeypatch.setenv(f"HEADRACE_STREAMS__0__LAG__{name.upper()}", str(value))
         port = remembered_port(tmp_path / "ports.json", "metrics", None)
         monkeypatch.setenv("HEADRACE_MONITOR__METRICS_LISTEN", f"127.0.0.1:{port}")
@@ -56,8 +57,8 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(
             conn.execute("LOCK TABLE item IN EXCLUSIVE MODE")
             rig.source("INSERT INTO item VALUES (2)")
             rig.until(lambda: len(server.posts) == 2, "the alert is posted, and once more after a refusal")
-            assert lag_of(rig).level == "warning"
-            assert (lag_of(rig).age_s or 0) >= 2
+            rig.until(lambda: lag_of(rig).level == "warning", "the summary says so")
+            assert (lag_of(rig).age_s or 0) >= WARNING_S
             _check_explanation(rig)
             assert scrape(port)["headrace_lag_level", rig.stream] == 1
         rig.wait_until_equal("item")
@@ -67,7 +68,9 @@ def test_a_stuck_target_is_told_and_an_idle_source_is_not(
     assert server.posts[0][1]["stream"] == rig.stream
     assert "lag level warning (was ok): the target is" in rig.log("monitor")
     assert "s3cret" not in rig.log("monitor")
-    _check_stages(lag_of(rig))
+    rig.until(lambda: len(_p99s(lag_of(rig))) == len(STAGES), "every stage was counted")
+    p99s = _p99s(lag_of(rig))
+    assert p99s == sorted(p99s), "stages follow each other"
     _check_status(rig)
 
 
@@ -86,11 +89,10 @@ def _check_explanation(rig: Rig) -> None:
     assert "position FFFF/0 was not captured yet" in absent.err
 
 
-def _check_stages(lag: Lag) -> None:
-    minute = {stage: lag.window(60, stage) for stage in STAGES}
-    p99s = [window.p99_s for window in minute.values() if window is not None and window.p99_s is not None]
-    assert len(p99s) == len(STAGES), "every stage was counted"
-    assert p99s == sorted(p99s), "stages follow each other"
+def _p99s(lag: Lag) -> list[float]:
+    """Of each stage that something has reached in the last minute."""
+    minute = [lag.window(60, stage) for stage in STAGES]
+    return [window.p99_s for window in minute if window is not None and window.p99_s is not None]
 
 
 def _check_status(rig: Rig) -> None:
