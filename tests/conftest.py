@@ -99,11 +99,11 @@ def fresh_database(server: EmbeddedPostgres) -> Iterator[str]:
         yield server.dsn(name)
     finally:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
-            _drop_slots(admin, name)
+            drop_slots(admin, name)
             _drop_database(admin, name)
 
 
-def _drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:
+def drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:
     """Drop the replication slots of `database`, first ending the sessions that use them."""
     slots = "FROM pg_replication_slots WHERE database = %s"
     admin.execute(

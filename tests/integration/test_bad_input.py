@@ -70,7 +70,7 @@ def test_a_damaged_record_stops_the_planner(rig: Rig) -> None:
     assert place in row.stopped
     # What was good before it is applied, now or after the next start; nothing beyond it ever is.
     rig.start("plan")
-    rig.until(lambda: len(rig.roles["plan"].codes) == 2, "the planner gives up again", failing=False)
+    assert rig.wait_for_end("plan") == EX_OPERATOR
     rig.until(
         lambda: rig.target_rows("SELECT id FROM t ORDER BY id") == [(1,), (2,), (3,)], "row 3 is there", failing=False
     )
@@ -91,7 +91,7 @@ def test_a_gap_in_the_chain_stops_the_planner(rig: Rig) -> None:
     assert row is not None
     assert gap in row.stopped
     rig.start("plan")
-    rig.until(lambda: len(rig.roles["plan"].codes) == 2, "the planner gives up again", failing=False)
+    assert rig.wait_for_end("plan") == EX_OPERATOR
     rig.until(
         lambda: rig.target_rows("SELECT id FROM t ORDER BY id") == [(1,), (2,), (3,)], "row 3 is there", failing=False
     )
@@ -138,7 +138,7 @@ def test_a_row_that_the_target_refuses_stops_the_stream(make_rig: MakeRig) -> No
     assert rig.target_rows("SELECT count(*) FROM other WHERE id = 1") == [(0,)]
     # Starting again changes nothing until the operator has mended the target.
     rig.start("plan", "apply")
-    rig.until(lambda: len(rig.roles["apply"].codes) == 2, "apply gives up again", failing=False)
+    assert rig.wait_for_end("apply") == EX_OPERATOR
     rig.stop("plan")  # it may have begun too late to hear of that
     with psycopg.connect(rig.target_dsn) as conn:
         conn.execute("ALTER TABLE t DROP CONSTRAINT small")

@@ -10,7 +10,10 @@ import pytest
 
 from headrace.cache import CacheClient
 from pipeline.cache.conflict import Conflict
+from pipeline.cache.records import block_of
 from pipeline.errors import ConfigError, RetriableError
+from schemas.fusion_block import FusionBlock
+from schemas.rows import pack_fields
 from tests.support.fixtures import SharedRig
 from tests.support.nodes import Nodes
 from tests.support.rig import ROLES, Rig
@@ -22,6 +25,7 @@ TABLES = (
     "CREATE TABLE thing (id int8 PRIMARY KEY, name text, price numeric(8,2), made timestamptz, big text)",
     "CREATE TABLE pair (a text, b int4, c uuid, PRIMARY KEY (a, b))",
     "CREATE TABLE altered (a text, b int4, c uuid, PRIMARY KEY (a, b))",
+    "CREATE TABLE dropped (id int PRIMARY KEY)",
     "CREATE TABLE day (on_day date PRIMARY KEY, words text[], data jsonb, span interval, until timestamptz)",
     "CREATE TABLE amount (id numeric PRIMARY KEY, n int)",
     "CREATE TABLE hidden (id int PRIMARY KEY)",
@@ -31,7 +35,7 @@ BIG = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n)"
 
 @pytest.fixture(scope="module")
 def rig(shared_rig: SharedRig) -> Rig:
-    cached = ["public.thing", "public.pair", "public.altered", "public.day", "public.amount"]
+    cached = [f"public.{name}" for name in ("thing", "pair", "altered", "dropped", "day", "amount")]
     made = shared_rig(*TABLES, stream={"cache": cached})
     made.source("INSERT INTO thing SELECT n, 'before ' || n FROM generate_series(1, 300) n")
     return made
@@ -102,8 +106,8 @@ def test_deleted_moved_and_toasted_rows(rig: Rig, nodes: Nodes, client: CacheCli
 
 def test_every_row_equals_the_target(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
     rig.source("UPDATE thing SET price = id WHERE id <= 100", "DELETE FROM thing WHERE id BETWEEN 101 AND 120")
-    at = nodes.mark()
     rig.wait_until_equal("thing")
+    at = nodes.mark()  # behind it nothing moves: a row that is read from the target may be kept
     there = {row[0]: row[1] for row in rig.target_rows("SELECT id, name FROM thing WHERE id <= 300")}
     for origins in ({"cache", "target"}, {"cache"}):  # what was not in the log since the start is read once
         for key in range(1, 301):
@@ -200,10 +204,9 @@ def test_rows_are_checked_for_conflicts_without_a_read_of_the_target(
         client.check("nowhere", seen)
 
 
-def journaled(rig: Rig, *tables: str) -> int:
-    """Blocks of the stream in the journal, or of some of its tables."""
-    blocks = read_blocks(rig.settings, lambda block: block.stream == rig.stream, 1 << 30)
-    return sum(not tables or block.table in tables for block in blocks)
+def journal(rig: Rig, table: str) -> list[FusionBlock]:
+    """The blocks of a table in the journal."""
+    return read_blocks(rig.settings, lambda block: (block.stream, block.table) == (rig.stream, table), 1 << 30)
 
 
 def test_a_node_warms_from_the_journal(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
@@ -211,14 +214,20 @@ def test_a_node_warms_from_the_journal(rig: Rig, nodes: Nodes, client: CacheClie
     rig.source("UPDATE thing SET price = 1")
     end = nodes.mark()
     rig.until(lambda: client.status()["streams"][rig.stream]["visible"] >= end, "the cache is at the end")
-    rig.until(lambda: journaled(rig) >= client.status()["blocks"] > 100, "the journal has the blocks")
+    keys = {id_: pack_fields([id_.to_bytes(8, "big")]) for id_ in (5, 7, 40)}
+
+    def kept() -> bool:
+        blocks = [block_of(found)[1] for found in journal(rig, "thing")]
+        return len(blocks) > 100 and {*keys.values()} <= {key for block in blocks for key, _ in block.items()}
+
+    rig.until(kept, "the journal has the blocks")
     client.close()
     rig.kill("cache-a", again=False)
     rig.source("UPDATE thing SET name = 'while away' WHERE id = 5")
     at = nodes.mark()
     rig.start("cache-a")
     nodes.wait_until_there("a")
-    rows = {key: client.row(rig.stream, "thing", key, min_position=at) for key in (5, 7, 40)}
+    rows = {key: client.row(rig.stream, "thing", key, min_position=at) for key in keys}
     assert rows[5].values is not None
     assert rows[5].values["name"] == "while away"
     status = client.status()
@@ -227,15 +236,15 @@ def test_a_node_warms_from_the_journal(rig: Rig, nodes: Nodes, client: CacheClie
 
 
 def test_a_table_that_is_dropped_leaves_the_journal(rig: Rig, nodes: Nodes, client: CacheClient) -> None:
-    rig.source("INSERT INTO altered VALUES ('last', 1)", "UPDATE thing SET price = 2 WHERE id < 50")
-    rig.until(lambda: journaled(rig, "altered") > 0, "the journal has blocks of the table")
-    others = journaled(rig, "thing")
-    rig.source("DROP TABLE altered")
+    rig.source("INSERT INTO dropped VALUES (1)", "UPDATE thing SET price = 2 WHERE id < 50")
+    rig.until(lambda: len(journal(rig, "dropped")) > 0, "the journal has blocks of the table")
+    others = len(journal(rig, "thing"))
+    rig.source("DROP TABLE dropped")
     rig.wait_until_equal("thing")
-    assert journaled(rig, "altered") > 0  # the target still has its rows
+    assert len(journal(rig, "dropped")) > 0  # the target still has its rows
     rig.wait_until_applied()
     with rig.target_connection() as conn:
-        conn.execute("DROP TABLE altered")
-    rig.until(lambda: journaled(rig, "altered") == 0, "its blocks became tombstones")
-    assert journaled(rig, "thing") >= others > 0
+        conn.execute("DROP TABLE dropped")
+    rig.until(lambda: len(journal(rig, "dropped")) == 0, "its blocks became tombstones")
+    assert len(journal(rig, "thing")) >= others > 0
     assert client.row(rig.stream, "thing", 7, min_position=nodes.mark()).values is not None

@@ -73,7 +73,7 @@ def test_what_an_unfinished_writer_sent_is_not_read(rig: Rig) -> None:
     producer.begin_transaction()
     producer.produce(rig.settings.topic("grd-affinity"), encode_affinity(GrdAffinity("*", "", 9, False, ("z",))),
                      key="*", partition=2)  # fmt: skip
-    assert producer.flush(10) == 0
+    assert producer.flush(40) == 0
     assert second.open() == []
     assert read_to_end(rig.settings, [2]) == []
 
@@ -92,7 +92,7 @@ class Reporter:
                 self._settings.topic("grd-accesses"), encode_accesses(report),
                 partition=partition_of(key, KEYED_PARTITIONS),
             )  # fmt: skip
-        assert self._producer.flush(10) == 0
+        assert self._producer.flush(40) == 0
 
 
 def test_blocks_follow_their_users_and_outlive_deciders_and_nodes(rig: Rig) -> None:

@@ -55,6 +55,7 @@ BIG = "repeat(md5(n::text), 300)"  # 9.6 kB, out of line
 def rig(shared_rig: SharedRig) -> Rig:
     rig = shared_rig(*TABLES, source={"tables": ["*.*"]})
     rig.start()
+    rig.wait_until_applied()  # what is done before the slot is there is in no log, whichever test comes first
     return rig
 
 

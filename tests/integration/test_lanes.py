@@ -22,7 +22,7 @@ TABLES = (
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Rig:
     """A stream of its own for each test: the number of active lanes follows what a stream has carried."""
-    rig = make_rig(source={"linger_ms": 200}, target={"lanes": 4})
+    rig = make_rig(source={"linger_ms": 500}, target={"lanes": 4})
     rig.both(*TABLES)
     rig.start()
     return rig

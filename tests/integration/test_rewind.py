@@ -16,11 +16,11 @@ from topologies.kafka import make_admin, make_consumer
 from topologies.rewind import rewind_groups
 from topologies.topics import ensure_topics
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
 
 def committed(rig: Rig, consumer: Consumer) -> int:
-    return int(consumer.committed([TopicPartition(rig.settings.topic("changes"), 0)], timeout=10)[0].offset)
+    return int(consumer.committed([TopicPartition(rig.settings.topic("changes"), 0)], timeout=40)[0].offset)
 
 
 def test_offsets_go_back_to_the_ledgers_and_never_forward(make_rig: MakeRig) -> None:

@@ -14,7 +14,7 @@ from connectors.errors import RefusedError
 from connectors.postgres.pgoutput import MESSAGE_BYTES_MAX
 from connectors.settings import SourceSettings, TargetSettings
 from headrace.embedded import EmbeddedPostgres
-from tests.conftest import fresh_database
+from tests.conftest import drop_slots, fresh_database
 from tests.support.direct import DirectStream, on_both
 
 pytestmark = pytest.mark.integration
@@ -34,9 +34,7 @@ def database(server: EmbeddedPostgres, encoding: str) -> Iterator[str]:
             try:
                 yield server.dsn(name)
             finally:
-                slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s"
-                with psycopg.connect(server.dsn(name), autocommit=True) as conn:
-                    conn.execute(slots, [name])
+                drop_slots(admin, name)  # their server process may not have seen yet that the client is gone
                 admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 

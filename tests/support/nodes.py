@@ -9,7 +9,7 @@ from connectors.postgres.admin import PostgresSourceAdmin
 from headrace.cache import CacheClient
 from headrace.embedded.ports import LOOPBACK, remembered_port
 from pipeline.errors import HeadraceError
-from tests.support.rig import Rig
+from tests.support.rig import WAIT_S, Rig
 
 TOKEN = "a token of the tests"
 UNUSED = f"{LOOPBACK}:9"  # discard: nobody listens
@@ -29,6 +29,7 @@ class Nodes:
         for name in names:
             peers = {f"PEERS__{peer}": UNUSED if apart else there for peer, there in listen.items() if peer != name}
             values = {"NODE": name, "LISTEN": listen[name], "HTTP": self.http[name], "TOKEN": TOKEN, **peers}
+            values["WAIT_S"] = str(WAIT_S)
             values |= {key.upper(): str(value) for key, value in settings.items()}
             rig.environment[f"cache-{name}"] = {f"HEADRACE_CACHE__{key}": value for key, value in values.items()}
 

@@ -7,7 +7,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from topologies.kafka import make_admin
 from topologies.settings import Settings
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 40.0
 
 
 def read_topic(settings: Settings, kind: str, partition: int = 0) -> list[bytes]:

@@ -26,7 +26,7 @@ from topologies.peer_tls import peer_context
 from topologies.peer_wire import NONCE_BYTES, Receiver, proof
 
 TOKEN = b"secret"
-WAIT_S = 20.0
+WAIT_S = 40.0
 
 
 class Listener:
