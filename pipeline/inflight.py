@@ -10,14 +10,19 @@ from pipeline.keyspaces import Keyspace
 from schemas.apply_unit import LANES_MAX
 
 LaneSeqs = dict[int, int]
+Unit = tuple[int, int]  # lane and seq
 
 
 @dataclass(slots=True)
 class _WindowTrace:
-    """What a window left in the tables, to be taken out when it is applied."""
+    """What a window left in the tables, to be taken out when it is applied: no object a key.
 
-    writers: list[tuple[dict[bytes, tuple[int, int]], bytes, tuple[int, int]]] = field(default_factory=list)
-    readers: list[tuple[dict[bytes, LaneSeqs], bytes]] = field(default_factory=list)
+    `writers` and `readers` are the window's keys beside each table; `units` the unit of each of its transactions.
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    writers: list[tuple[dict[bytes, Unit], dict[bytes, int]]] = field(default_factory=list)
+    readers: list[tuple[dict[bytes, LaneSeqs], dict[bytes, list[int]]]] = field(default_factory=list)
 
 
 class InFlight:
@@ -28,7 +33,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.applied = [0] * LANES_MAX
-        self._writers: dict[Keyspace, dict[bytes, tuple[int, int]]] = {}
+        self._writers: dict[Keyspace, dict[bytes, Unit]] = {}
         self._readers: dict[Keyspace, dict[bytes, LaneSeqs]] = {}
         self._traces: deque[_WindowTrace] = deque()
         # Units whose keys were not recorded (barriers, single-lane windows): everything depends on them.
@@ -66,21 +71,19 @@ class InFlight:
     def _live(self, seqs: LaneSeqs) -> LaneSeqs:
         return {lane: seq for lane, seq in seqs.items() if seq > self.applied[lane]}
 
-    def record(self, keys: WindowKeys, unit_of: dict[int, tuple[int, int]]) -> None:
+    def record(self, keys: WindowKeys, unit_of: dict[int, Unit]) -> None:
         """Enter a window's keys; `unit_of` maps component -> (lane, seq)."""
-        trace = _WindowTrace()
+        units = [unit_of[keys.find(tx)] for tx in range(len(keys.parents))]
+        trace = _WindowTrace(units)
         for space, owner in keys.writers.items():
-            table = self._writers.setdefault(space, {})
-            for key, tx in owner.items():
-                unit = unit_of[keys.find(tx)]
-                table[key] = unit
-                trace.writers.append((table, key, unit))
+            writers = self._writers.setdefault(space, {})
+            writers.update(zip(owner, map(units.__getitem__, owner.values()), strict=True))
+            trace.writers.append((writers, owner))
         for space, shared in keys.readers.items():
             readers = self._readers.setdefault(space, {})
             for key, transactions in shared.items():
-                entry = readers.setdefault(key, {})
-                merge_waits(entry, dict(unit_of[keys.find(tx)] for tx in transactions))
-                trace.readers.append((readers, key))
+                merge_waits(readers.setdefault(key, {}), dict([units[tx] for tx in transactions]))
+            trace.readers.append((readers, shared))
         self._traces.append(trace)
 
     def record_blind(self, lane: int, seq: int) -> None:
@@ -103,13 +106,16 @@ class InFlight:
     def forget_window(self) -> None:
         """Drop the entries of the oldest window, which is applied."""
         trace = self._traces.popleft()
-        for table, key, unit in trace.writers:
-            if table.get(key) == unit:
-                del table[key]
-        for readers, key in trace.readers:
-            entry = readers.get(key)
-            if entry is not None and not self._live(entry):
-                del readers[key]
+        units = trace.units
+        for writers, owner in trace.writers:
+            for key, tx in owner.items():
+                if writers.get(key) == units[tx]:
+                    del writers[key]
+        for readers, shared in trace.readers:
+            for key in shared:
+                entry = readers.get(key)
+                if entry is not None and not self._live(entry):
+                    del readers[key]
 
 
 def merge_waits(into: LaneSeqs, other: LaneSeqs) -> None:

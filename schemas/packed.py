@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from itertools import accumulate, pairwise
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, pairwise, repeat
 
 from schemas.errors import SchemaError
 
@@ -53,7 +54,37 @@ def offsets_python(slices: list[bytes]) -> array[int]:
     return array(INT32, accumulate(map(len, slices), initial=0))
 
 
+def rows_of_python(tx: array[int], wanted: array[int]) -> tuple[array[int], array[int]]:
+    """Return where `tx`, which is sorted, has one of the `wanted` numbers (increasing), and which of them by index."""
+    rows, numbers = array(INT32), array(INT32)
+    at = 0
+    for number, one in enumerate(wanted):
+        at = bisect_left(tx, one, at)
+        end = bisect_right(tx, one, at)
+        rows.extend(range(at, end))
+        numbers.extend(repeat(number, end - at))
+        at = end
+    return rows, numbers
+
+
+def gather_python(blob: bytes, offsets: array[int], rows: array[int]) -> tuple[bytes, array[int]]:
+    """Return the joined slices of the given rows of `blob`, and their offsets; the rows must be there."""
+    slices = [blob[offsets[row] : offsets[row + 1]] for row in rows]
+    return b"".join(slices), offsets_python(slices)
+
+
+def pick_python(values: array[int], rows: array[int]) -> array[int]:
+    """Return the items of the given rows, which must be there."""
+    return array(values.typecode, [values[row] for row in rows])
+
+
+def pick_bytes_python(values: bytes, rows: array[int]) -> bytes:
+    """Return the bytes of the given rows, which must be there."""
+    return bytes([values[row] for row in rows])
+
+
 is_sorted, cut, offsets, COMPILED = is_sorted_python, cut_python, offsets_python, False
+rows_of, gather, pick, pick_bytes = rows_of_python, gather_python, pick_python, pick_bytes_python
 if not os.environ.get("HEADRACE_PURE"):
     try:
         from schemas import _packed
@@ -61,6 +92,7 @@ if not os.environ.get("HEADRACE_PURE"):
         pass
     else:
         is_sorted, cut, offsets, COMPILED = _packed.is_sorted, _packed.cut, _packed.offsets, True
+        rows_of, gather, pick, pick_bytes = _packed.rows_of, _packed.gather, _packed.pick, _packed.pick_bytes
 
 
 def check_sorted(values: array[int], name: str) -> None:

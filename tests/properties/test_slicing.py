@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.slicing import BISECTION_GAIN, rows_of, select, split
+from pipeline.slicing import select, split
 from schemas.change_batch import ChangeBatch, Relation
 from schemas.change_batch_codec import decode_batch, encode_batch
 from tests.properties.model import Transaction, pack_batch
@@ -73,13 +71,6 @@ def test_a_slice_of_a_slice(window: list[Transaction], data: st.DataObject) -> N
     outer = data.draw(st.lists(st.sampled_from(range(len(window))), unique=True).map(sorted))
     inner = data.draw(st.lists(st.sampled_from(range(len(outer))), unique=True).map(sorted)) if outer else []
     assert select(select(batch, outer), inner) == select(batch, [outer[n] for n in inner])
-
-
-@given(st.lists(st.integers(0, 9)).map(sorted), st.sets(st.integers(0, 9)))
-def test_few_transactions_are_found_by_bisection(tx: list[int], wanted: set[int]) -> None:
-    numbers = dict.fromkeys(sorted(wanted), 0)
-    padded = array("i", tx + [9] * BISECTION_GAIN * 10)  # long enough for bisection
-    assert rows_of(padded, numbers) == [row for row, number in enumerate(padded) if number in wanted]
 
 
 @given(batches() | windows().map(pack_batch), st.data())

@@ -170,6 +170,66 @@ def test_offsets_outside_the_blob_are_refused(offsets: list[int]) -> None:
         packed.cut(b"abc", array("i", offsets))
 
 
+Rows = Callable[["array[int]", "array[int]"], tuple["array[int]", "array[int]"]]
+FORMS_OF_ROWS = [packed.rows_of_python, pytest.param(packed.rows_of, marks=compiled)]
+int32s = st.integers(-(2**31), 2**31 - 1)
+
+
+@pytest.mark.parametrize("form", FORMS_OF_ROWS)
+@given(st.lists(st.integers(0, 9)).map(sorted), st.sets(st.integers(0, 12)).map(sorted))
+def test_rows_of_transactions(form: Rows, tx: list[int], wanted: list[int]) -> None:
+    rows, numbers = form(array("i", tx), array("i", wanted))
+    found = [row for row, number in enumerate(tx) if number in wanted]
+    assert (rows.typecode, numbers.typecode) == ("i", "i")
+    assert rows.tolist() == found
+    assert numbers.tolist() == [wanted.index(tx[row]) for row in found]
+    rows.append(7)  # an array like any other
+    assert rows.tolist() == [*found, 7]
+
+
+@compiled
+@given(st.lists(int32s).map(sorted), st.data())
+def test_rows_of_any_numbers(tx: list[int], data: st.DataObject) -> None:
+    wanted = array("i", data.draw(st.sets(st.sampled_from(tx) | int32s if tx else int32s).map(sorted)))
+    assert packed.rows_of(array("i", tx), wanted) == packed.rows_of_python(array("i", tx), wanted)
+
+
+@compiled
+@given(st.lists(st.tuples(st.binary(max_size=5), int32s, st.integers(-(2**63), 2**63 - 1))), st.data())
+def test_chosen_rows(items: list[tuple[bytes, int, int]], data: st.DataObject) -> None:
+    slices = [item[0] for item in items]
+    blob, offsets = b"".join(slices), packed.offsets_python(slices)
+    drawn = data.draw(st.lists(st.sampled_from(range(len(items))))) if items else []
+    rows = array("i", drawn)
+    assert packed.gather(blob, offsets, rows) == packed.gather_python(blob, offsets, rows)
+    assert packed.pick_bytes(blob, array("i", range(len(blob)))[::-1]) == blob[::-1]
+    for values in (array("i", [item[1] for item in items]), array("q", [item[2] for item in items])):
+        picked = packed.pick(values, rows)
+        assert picked == packed.pick_python(values, rows) == array(values.typecode, [values[row] for row in drawn])
+        assert picked.typecode == values.typecode
+
+
+@compiled
+@pytest.mark.parametrize("row", [-1, 2, 2**31 - 1, -(2**31)])
+def test_rows_that_are_not_there_are_refused(row: int) -> None:
+    rows = array("i", [0, row])
+    for refused in (
+        lambda: packed.gather(b"abc", array("i", [0, 1, 3]), rows),
+        lambda: packed.gather(b"", array("i"), array("i", [row])),
+        lambda: packed.pick(array("q", [1, 2]), rows),
+        lambda: packed.pick_bytes(b"ab", rows),
+    ):
+        with pytest.raises(IndexError):
+            refused()
+
+
+@compiled
+@pytest.mark.parametrize("offsets", [[0, 4], [-1, 2], [2, 1]])
+def test_chosen_rows_outside_the_blob_are_refused(offsets: list[int]) -> None:
+    with pytest.raises(SchemaError):
+        packed.gather(b"abc", array("i", offsets), array("i", [0]))
+
+
 fields_of_rows = st.integers(1, 4).flatmap(
     lambda width: st.lists(st.lists(st.none() | st.binary(max_size=5), min_size=width, max_size=width), min_size=1)
 )
