@@ -1,6 +1,6 @@
 """Commit on the source to commit on the target, under an open load of a fixed rate, beside native replication.
 
-pgbench starts transactions by a clock (Poisson), whether earlier ones have ended or not. The source's own
+Transactions start by a clock (`benchmarks.ticks`), whether earlier ones have ended or not. The source's own
 commit timestamps say when a transaction committed; on the target a deferred trigger writes the time at
 which the commit begins, for both contestants alike. "From schedule" counts from the moment at which the
 transaction should have begun on the source, so a stalled source hides nothing (coordinated omission).
@@ -13,21 +13,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import mean, median, pvariance
 
 from benchmarks import chart
 from benchmarks.baseline import RowwisePipeline
 from benchmarks.contestants import Backlog, Headrace, Native
-from benchmarks.loads import TICKS
 from benchmarks.servers import Servers, servers, wait_for
 from benchmarks.store import Run, Sample, samples, spread, values
+from benchmarks.ticks import TICKS, tick
 
 TITLE = "Latency"
 WHO = ("native", "row by row", "Headrace")
 DURABLE = ", durable"
-CLIENTS = 8
 WARM_S, WARM_TPS = 20, 500  # the broker compiles meanwhile, as one does that has served for a while
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _NOTE = (
@@ -69,7 +67,7 @@ def _repetition(bench: Servers, given: argparse.Namespace, seed: int) -> Iterato
         TICKS.initialise(bench, bench.source, "postgres")
         contestant = _contestant(bench, who, seed, given)
         contestant.start()
-        _load(bench, WARM_TPS, WARM_S, seed)
+        tick(bench, WARM_TPS, WARM_S, seed)
         _wait_until_equal(bench, contestant)
         for rate in rates:
             yield Sample(
@@ -91,15 +89,6 @@ def _contestant(bench: Servers, who: str, seed: int, given: argparse.Namespace) 
     return Headrace(bench, TICKS, f"hr{seed}", commit, Backlog(), lanes=given.lanes)
 
 
-def _load(bench: Servers, rate: int, seconds: int, seed: int) -> None:
-    for old in bench.directory.glob("ticks.log*"):
-        old.unlink()
-    bench.pgbench(
-        bench.source, "-n", "-c", str(CLIENTS), "-T", str(seconds), "-R", str(rate), "--random-seed", str(seed),
-        "-l", f"--log-prefix={bench.directory / 'ticks.log'}", *TICKS.script_arguments(bench.directory),
-    )  # fmt: skip
-
-
 def _wait_until_equal(bench: Servers, contestant: Native | Headrace) -> None:
     query = "SELECT coalesce(max(id), 0), count(*) FROM pgbench_ticks"
     wanted = bench.sql(bench.source, query)
@@ -110,7 +99,7 @@ def _measure(bench: Servers, contestant: Native | Headrace, rate: int, seconds: 
     first = int(str(bench.sql(bench.source, "SELECT coalesce(max(id), 0) FROM pgbench_ticks")[0][0]))
     cpu = contestant.cpu_seconds()
     started_s = time.monotonic()
-    _load(bench, rate, seconds, seed)
+    tick(bench, rate, seconds, seed)
     lasted_s = time.monotonic() - started_s
     busy = {who: (after - cpu.get(who, 0.0)) / lasted_s for who, after in contestant.cpu_seconds().items()}
     _wait_until_equal(bench, contestant)
@@ -118,17 +107,12 @@ def _measure(bench: Servers, contestant: Native | Headrace, rate: int, seconds: 
     seen = {row[0]: row[1] for row in notes}
     rows = bench.sql(
         bench.source,
-        f"SELECT id, client, pg_xact_commit_timestamp(xmin) FROM pgbench_ticks WHERE id > {first} ORDER BY id",
+        f"SELECT id, due, pg_xact_commit_timestamp(xmin) FROM pgbench_ticks WHERE id > {first} ORDER BY id",
     )
-    scheduled = _schedules(bench)
-    commit: list[float] = []
-    schedule: list[float] = []
-    for number, client, committed in rows:
-        at = seen[number]
-        commit.append(_ms(at) - _ms(committed))
-        schedule.append(_ms(at) - scheduled[int(str(client))].pop(0))
+    commit = [_ms(seen[number]) - _ms(committed) for number, _, committed in rows]
+    schedule = [_ms(seen[number]) - _ms(due) for number, due, _ in rows]
     return {
-        "transactions": float(len(commit)), **_figures("", commit), **_figures("schedule ", schedule),
+        "tps": len(rows) / lasted_s, **_figures("", commit), **_figures("schedule ", schedule),
         **{f"cores {who}": share for who, share in busy.items()},
     }  # fmt: skip
 
@@ -137,16 +121,6 @@ def _ms(at: object) -> float:
     if not isinstance(at, datetime.datetime):
         raise TypeError(f"{at!r} is no timestamp")
     return at.timestamp() * 1000
-
-
-def _schedules(bench: Servers) -> dict[int, list[float]]:
-    """Client -> when each of its transactions should have begun, in order, milliseconds since 1970."""
-    found: dict[int, list[float]] = defaultdict(list)
-    for path in bench.directory.glob("ticks.log*"):
-        for line in path.read_text().splitlines():
-            client, _, latency_us, _, second, us, *_ = line.split()
-            found[int(client)].append(int(second) * 1000 + (int(us) - int(latency_us)) / 1000)
-    return found
 
 
 def _figures(prefix: str, found_ms: list[float]) -> dict[str, float]:
