@@ -41,7 +41,7 @@ test-containers: setup ## Build the missing images, then run the tests with cont
 	  trap 'docker ps -aq --filter label=org.testcontainers=true | xargs -r docker rm -fv >/dev/null; \
 	    docker network ls -q --filter label=org.testcontainers=true | xargs -r docker network rm >/dev/null' EXIT && \
 	  env $$images TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
-	    TESTCONTAINERS_CONNECTION_MODE=docker_host $(VENV)/bin/pytest -m containers --durations=10
+	    TESTCONTAINERS_CONNECTION_MODE=docker_host $(VENV)/bin/pytest -m containers $(RERUN_OPTIONS) --durations=10
 
 check: setup ## Lint, format check, types, direction of imports
 	$(VENV)/bin/ruff check .
