@@ -78,11 +78,11 @@ def verify(config: Path, stream: str | None, timeout_s: float, *, as_json_text: 
 
 def watch(config: Path, stream: str | None) -> int:
     """`headrace status --watch`: again and again until interrupted. Raises as `status`."""
-    console = _console()
+    settings, console = read_settings(config), _console()
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
-                table = status_table(_statuses(located(read_settings(config)), stream))
+                table = status_table(_statuses(located(settings), stream))  # the broker may come and go
                 if console.is_terminal:
                     live.update(table, refresh=True)
                 else:

@@ -115,7 +115,7 @@ def stream_status(settings: Settings, stream: StreamConfig) -> StreamStatus:
     generation, watermark = (row.generation, row.watermark) if row is not None else (0, 0)
     copies = tuple(_copy(stream, generation, copy) for copy in wanted)
     return StreamStatus(
-        stream.name, _state(row, found) if brokered else _brokerless(row),
+        stream.name, _state(row, found, brokered=brokered),
         source, position_text(stream, 0, source), generation, watermark,
         position_text(stream, generation, watermark), _age_s(row),
         transactions, rows, sum(p.transactions for p in progress),
@@ -143,14 +143,12 @@ def _roles(reports: Sequence[RoleReport]) -> tuple[RoleStatus, ...]:
     )
 
 
-def _brokerless(row: StreamRow | None) -> str:
-    return "stopped" if row is not None and row.stopped else "no broker"
-
-
-def _state(row: StreamRow | None, found: Recent) -> str:
+def _state(row: StreamRow | None, found: Recent, *, brokered: bool) -> str:
     newest, progress = found.batch, found.progress
     if row is not None and row.stopped:
         return "stopped"
+    if not brokered:
+        return "no broker"
     if newest is None:
         return "not started"
     if _alerts(progress):
