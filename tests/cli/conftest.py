@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from headrace import cli
 from headrace.embedded import EmbeddedKafka
+from tests.support.waiting import until
 
 DEADLINE_S = 40.0
 Starter = Callable[["Role"], "Role"]
@@ -104,20 +104,24 @@ class Role:
 
     def await_text(self, wanted: str, timeout_s: float = DEADLINE_S) -> None:
         """Wait until it has said `wanted`."""
-        end_s = time.monotonic() + timeout_s
-        while wanted not in self.text():
+
+        def said() -> bool:
+            if wanted in self.text():
+                return True
             assert self._process.poll() is None, self.text()
-            assert time.monotonic() < end_s, self.text()
-            time.sleep(0.05)
+            return False
+
+        until(said, self.text, timeout_s)
 
     def end(self, timeout_s: float = DEADLINE_S) -> int:
         """Wait for its end; returns the exit code."""
-        end_s = time.monotonic() + timeout_s
-        while (code := self._process.poll()) is None:
-            assert time.monotonic() < end_s, self.text()
+
+        def ended() -> bool:
             self.text()  # a full pipe would keep it from ending
-            time.sleep(0.02)
-        return code
+            return self._process.poll() is not None
+
+        until(ended, self.text, timeout_s)
+        return self._process.wait()
 
     def stop(self) -> int:
         """Send SIGTERM; returns the exit code."""
@@ -183,10 +187,12 @@ def create_topic(servers: str, name: str, partitions: int) -> None:
     """Create a topic; the broker tells of it when this returns."""
     admin = AdminClient({"bootstrap.servers": servers})
     admin.create_topics([NewTopic(name, partitions)])[name].result()
-    end_s = time.monotonic() + DEADLINE_S
-    while name not in (there := admin.list_topics(timeout=DEADLINE_S).topics) or not there[name].partitions:
-        assert time.monotonic() < end_s, there
-        time.sleep(0.05)
+
+    def told() -> bool:
+        there = admin.list_topics(timeout=DEADLINE_S).topics
+        return name in there and bool(there[name].partitions)
+
+    until(told)
 
 
 def execute(dsn: str, *statements: str) -> None:

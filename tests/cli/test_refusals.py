@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from headrace.console import EX_CONFIG, EX_FAILURE, EX_OK
 from headrace.embedded import EmbeddedPostgres
 from tests.cli.conftest import Setup, Starter, create_topic, execute
 from tests.conftest import fresh_database
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -156,8 +156,7 @@ def await_active_slot(dsn: str, slot: str) -> None:
     """Wait until somebody streams from the slot."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-        while conn.execute(query, [slot]).fetchone() != (True,):
-            time.sleep(0.05)
+        until(lambda: conn.execute(query, [slot]).fetchone() == (True,))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 
 import psycopg
 import pytest
@@ -16,7 +15,8 @@ from confluent_kafka.admin import AdminClient
 from headrace.console import EX_FAILURE, EX_OK
 from headrace.embedded import ProcessId
 from headrace.streams import open_ledger
-from tests.cli.conftest import DEADLINE_S, Role, Setup, Starter, create_topic, execute
+from tests.cli.conftest import Role, Setup, Starter, create_topic, execute
+from tests.support.waiting import until
 from topologies.settings_file import load_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
@@ -72,11 +72,8 @@ def test_from_the_first_row_to_the_last_trace(setup: Setup, start: Starter) -> N
 
 def await_row(dsn: str, key: int) -> None:
     """Wait until `items` has a row."""
-    end_s = time.monotonic() + DEADLINE_S
     with psycopg.connect(dsn, autocommit=True) as conn:
-        while conn.execute("SELECT FROM items WHERE id = %s", [key]).rowcount == 0:
-            assert time.monotonic() < end_s
-            time.sleep(0.05)
+        until(lambda: conn.execute("SELECT FROM items WHERE id = %s", [key]).rowcount > 0)
 
 
 def dropped(setup: Setup) -> None:
@@ -99,10 +96,7 @@ def test_no_child_outlives_a_supervisor_that_is_killed(setup: Setup, start: Star
     run.await_text("monitor started")
     processes = [ProcessId.of(pid) for pid in children(run).values()]
     run.kill()
-    end_s = time.monotonic() + DEADLINE_S
-    while any(process is not None and process.alive() for process in processes):
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    until(lambda: not any(process is not None and process.alive() for process in processes))
 
 
 def test_a_killed_role_is_started_again(setup: Setup, start: Starter) -> None:
@@ -111,10 +105,7 @@ def test_a_killed_role_is_started_again(setup: Setup, start: Starter) -> None:
     before = children(run)["apply"]
     os.kill(before, signal.SIGKILL)
     run.await_text("apply ended (signal SIGKILL); starting it again in 0.2 s")
-    end_s = time.monotonic() + DEADLINE_S
-    while children(run)["apply"] == before:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    until(lambda: children(run)["apply"] != before)
     assert run.stop() == EX_OK
 
 
@@ -135,10 +126,7 @@ def test_dropping_one_stream_of_two(setup: Setup, start: Starter) -> None:
     capture = start(setup.start("capture"))
     for stream in (setup.stream, other):
         capture.await_text(f"stream {stream}: capture starts anew")
-    end_s = time.monotonic() + DEADLINE_S
-    while min(held(setup).values()) == 0:
-        assert time.monotonic() < end_s, capture.text()
-        time.sleep(0.05)
+    until(lambda: min(held(setup).values()) > 0, capture.text)
     assert capture.stop() == EX_OK
     before = held(setup)
     done = setup.run("drop", "--yes", "--stream", setup.stream)

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from headrace.embedded import Command, EmbeddedError, GuardedProcess, ProcessId
 from headrace.embedded.process_id import processes_in, wait_gone
+from tests.support.waiting import until
 
 GONE_TIMEOUT_S = 30.0
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -34,18 +34,12 @@ def command(tmp_path: Path, argv: list[str], stop_s: float = 30.0) -> Command:
 
 
 def await_log(tmp_path: Path, text: str) -> None:
-    deadline = time.monotonic() + GONE_TIMEOUT_S
-    while text not in (tmp_path / "log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: text in (tmp_path / "log").read_text(), timeout_s=GONE_TIMEOUT_S)
 
 
 def test_the_status_of_a_program_that_ends_by_itself(tmp_path: Path) -> None:
     process = GuardedProcess(command(tmp_path, [sys.executable, "-c", "print('hello'); raise SystemExit(7)"]))
-    deadline = time.monotonic() + GONE_TIMEOUT_S
-    while process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: process.poll() is not None, timeout_s=GONE_TIMEOUT_S)
     assert process.poll() == 7
     assert process.stop() == 7
     assert (tmp_path / "log").read_text() == "hello\n"

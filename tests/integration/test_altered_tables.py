@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -30,22 +31,35 @@ def altering(source_db: str) -> Iterator[tuple[psycopg.Connection, int]]:
         yield conn, oid[0]
 
 
+@pytest.fixture
+def facts(source_db: str) -> Iterator[SourceFacts]:
+    """What the catalogue says, asked on a connection of its own."""
+    facts = SourceFacts("settled", source_db)
+    yield facts
+    facts.close()
+
+
+@contextmanager
+def committing(conn: psycopg.Connection) -> Iterator[None]:
+    """Commit a moment after the block has begun."""
+    commit = threading.Timer(0.3, conn.commit)
+    commit.start()
+    yield
+    commit.join()
+
+
 def test_the_catalogue_is_read_when_an_alter_table_has_ended(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
+    facts: SourceFacts, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its commit may be in the stream before other sessions see it."""
     monkeypatch.setattr(facts_module, "SETTLE_S", 30)
     conn, oid = altering
-    facts = SourceFacts("settled", source_db)
-    commit = threading.Timer(0.3, conn.commit)
-    commit.start()
-    assert [column.name for column in facts.columns(oid)] == ["id", "more"]
-    commit.join()
-    facts.close()
+    with committing(conn):
+        assert [column.name for column in facts.columns(oid)] == ["id", "more"]
 
 
 def test_keys_and_types_are_asked_for_when_the_alter_table_has_ended(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
+    facts: SourceFacts, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may be of the same transaction as the table's new columns."""
     monkeypatch.setattr(facts_module, "SETTLE_S", 30)
@@ -53,24 +67,18 @@ def test_keys_and_types_are_asked_for_when_the_alter_table_has_ended(
     conn.execute("CREATE DOMAIN grade AS int")
     found = conn.execute("SELECT oid::bigint FROM pg_type WHERE typname = 'grade'").fetchone()
     assert found is not None
-    facts = SourceFacts("settled", source_db)
     columns = [b"\0" + name + b"\0" + struct.pack("!Ii", oid, -1) for name, oid in ((b"id", 23), (b"more", found[0]))]
     head = bytes(HEADER) + b"R" + struct.pack("!I", oid) + b"public\0settled\0f" + struct.pack("!h", len(columns))
     conn.execute("ALTER TABLE settled DROP more, ADD more grade, DROP CONSTRAINT settled_pkey, ADD PRIMARY KEY (more)")
-    commit = threading.Timer(0.3, conn.commit)
-    commit.start()
-    relation = RelationReader(facts, TableMapping(), binary=True).read(head + b"".join(columns)).relation
+    with committing(conn):
+        relation = RelationReader(facts, TableMapping(), binary=True).read(head + b"".join(columns)).relation
     assert [(column.name, column.type, column.key) for column in relation.columns] == [
         ("id", "int4", False), ("more", "public.grade", True),
     ]  # fmt: skip
-    commit.join()
-    facts.close()
 
 
 def test_an_alter_table_that_takes_long_is_not_waited_for(
-    source_db: str, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
+    facts: SourceFacts, altering: tuple[psycopg.Connection, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facts_module, "SETTLE_S", 0.1)
-    facts = SourceFacts("settled", source_db)
     assert [column.name for column in facts.columns(altering[1])] == ["id"]
-    facts.close()

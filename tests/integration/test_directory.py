@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from schemas.grd_affinity import MEMBERS, GrdAffinity, encode_affinity
 from tests.support.fixtures import MakeRig
 from tests.support.rig import Rig
 from tests.support.topics import write_topic
+from tests.support.waiting import until
 from tests.support.writing import commit_each
 from topologies.decision_log import DecisionLog, FencedError, read_to_end
 from topologies.directory_follower import DirectoryFollower
@@ -44,13 +44,6 @@ def rig(kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def block(bucket: int) -> BlockId:
     return BlockId("s", "public", "item", bucket)
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:
-    end_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end_s, f"not in {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def test_a_partition_has_one_writer(rig: Rig) -> None:

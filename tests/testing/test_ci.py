@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environment import without_headrace
+
 SCRIPT = Path(__file__).parents[2] / ".ci" / "run"
 SKIPPED = "THE TESTS WITH CONTAINERS ARE SKIPPED"
 NOTE = 'echo "$(basename "$0") $* until=${HEADRACE_CONTAINERS_UNTIL:+set}" >> "$CALLS"\n'
@@ -51,11 +53,10 @@ class Script:
     def run(self, *arguments: str, **variables: str) -> Run:
         self._calls.write_text("")
         path = f"{self._directory}/bin:{os.environ['PATH']}"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         done = subprocess.run(
             [self._directory / ".ci" / "run", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            env={**inherited, **WELL, **variables, "PATH": path, "CALLS": str(self._calls)},
+            env={**without_headrace(), **WELL, **variables, "PATH": path, "CALLS": str(self._calls)},
         )  # fmt: skip
         return Run(done.returncode, done.stdout, self._calls.read_text().splitlines())
 

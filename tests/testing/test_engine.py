@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from headrace.testing.engine import IMAGES, engine_missing, image_of
 from headrace.testing.fixtures import ENV_REQUIRED, require_engine
+from tests.support.environment import without_headrace
 
 ROOT = Path(__file__).parents[2]
 A_TEST_THAT_SKIPS = """
@@ -31,11 +31,10 @@ def run_pytest(directory: Path, *, required: str, **variables: str) -> tuple[int
     )
     (directory / "test_it.py").write_text(A_TEST_THAT_SKIPS)
     # Plug-ins have no part in it, and take seconds to load.
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("HEADRACE_")}
     own = {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", ENV_REQUIRED: required}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "test_it.py"],
-        cwd=directory, env={**inherited, **own, **variables}, capture_output=True, text=True, check=False,
+        cwd=directory, env={**without_headrace(), **own, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.support.receiver import receiver
+from tests.support.waiting import until
 from topologies.webhook import Webhook
 
 RETRY_S = (0.01, 0.01, 0.01)
@@ -16,13 +15,6 @@ RETRY_S = (0.01, 0.01, 0.01)
 
 def alert(text: str) -> dict[str, object]:
     return {"text": text, "level": "alarm"}
-
-
-def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def test_alerts_arrive_in_order_after_retries() -> None:
